@@ -1,0 +1,257 @@
+//! A device: a Vulkan device with one compute queue, or the CPU reference, behind the same methods.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use crate::buffer::{Buffer, Inner, Usage};
+use crate::caps::{Caps, Need};
+use crate::encode::{Encoded, constant_bytes};
+use crate::error::Error;
+use crate::memory::{Storage, VulkanBuffer};
+use crate::pipeline::Pipelines;
+use crate::recording::Recording;
+use crate::reference::Program;
+use crate::submit::{Ticket, Timeline};
+use crate::trace::Times;
+use crate::vulkan::{self, Context, Message, Validation, lock};
+
+/// Which device to open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Selector {
+    /// The first discrete GPU, else integrated, else virtual, else a software driver.
+    #[default]
+    Auto,
+    /// Position in [`Device::list`].
+    Index(usize),
+    /// Part of the device's name, any case.
+    Name(String),
+    /// The CPU interpreter. Never chosen unless asked for.
+    Reference,
+}
+
+/// How to open a device.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceOptions {
+    pub selector: Selector,
+    pub validation: Validation,
+    /// Features to treat as absent.
+    pub minus: Vec<Need>,
+    /// Subgroup size to run with, within the device's range.
+    pub subgroup: Option<u32>,
+    /// Folder of the pipeline cache; none without it.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// How to compile a recording.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CompileOptions {
+    /// Measure every command, not only the whole.
+    pub label_times: bool,
+    /// Leaves out the n-th inferred barrier. Exists so that tests can show that a missing barrier is noticed.
+    pub omit_barrier: Option<usize>,
+}
+
+/// A device that can be opened.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    pub index: usize,
+    pub caps: Caps,
+}
+
+/// An open Vulkan device with what is shared by everything on it. Dropped in this order.
+pub(crate) struct Gpu {
+    pub(crate) timeline: Arc<Timeline>,
+    pub(crate) pipelines: Pipelines,
+    pub(crate) context: Arc<Context>,
+}
+
+enum Backend {
+    Vulkan(Arc<Gpu>),
+    Reference(Caps),
+}
+
+/// An open device. Cloning gives another handle to the same one.
+#[derive(Clone)]
+pub struct Device {
+    backend: Arc<Backend>,
+}
+
+/// A recording ready to be submitted as often as wished.
+pub struct Compiled {
+    name: Arc<str>,
+    constant_bytes: u64,
+    commands: usize,
+    work: Work,
+}
+
+enum Work {
+    Vulkan(Encoded),
+    Reference(Program),
+}
+
+impl Device {
+    /// Every Vulkan 1.3 device with a compute queue.
+    ///
+    /// Errors: [`Error::NoLoader`], [`Error::NoDevice`].
+    pub fn list() -> Result<Vec<DeviceInfo>, Error> {
+        vulkan::list()
+    }
+
+    /// Opens a device.
+    ///
+    /// Errors: [`Error::NoLoader`], [`Error::NoDevice`], [`Error::NoSuchDevice`] with what is there.
+    pub fn open(options: &DeviceOptions) -> Result<Self, Error> {
+        let backend = if options.selector == Selector::Reference {
+            let mut caps = Caps::reference();
+            caps.has.retain(|need| !options.minus.contains(need));
+            Backend::Reference(caps)
+        } else {
+            let context = Arc::new(Context::open(options)?);
+            let pipelines = Pipelines::new(&context, options.cache_dir.as_deref())?;
+            let timeline = Arc::new(Timeline::new(&context)?);
+            Backend::Vulkan(Arc::new(Gpu { timeline, pipelines, context }))
+        };
+        Ok(Device { backend: Arc::new(backend) })
+    }
+
+    pub fn caps(&self) -> &Caps {
+        match &*self.backend {
+            Backend::Vulkan(gpu) => &gpu.context.caps,
+            Backend::Reference(caps) => caps,
+        }
+    }
+
+    /// Makes a buffer of at least `size` bytes.
+    ///
+    /// Errors: [`Error::OutOfMemory`], [`Error::Limit`].
+    pub fn buffer(&self, name: impl Into<String>, size: u64, usage: Usage) -> Result<Buffer, Error> {
+        let name = name.into();
+        let size = size.max(4).next_multiple_of(4);
+        let storage = match &*self.backend {
+            Backend::Vulkan(gpu) => Storage::Vulkan(VulkanBuffer::new(&gpu.context, &name, size, usage)?),
+            Backend::Reference(_) => {
+                let words = usize::try_from(size / 4).unwrap_or(usize::MAX);
+                let mut memory = Vec::new();
+                memory.try_reserve_exact(words).map_err(|error| Error::OutOfMemory {
+                    what: name.clone(),
+                    wanted: size,
+                    detail: format!(" ({error})"),
+                })?;
+                memory.resize(words, 0);
+                Storage::Host(Mutex::new(memory))
+            }
+        };
+        Ok(Buffer { inner: Arc::new(Inner { name, size, usage, storage }) })
+    }
+
+    /// Places transients, infers barriers and encodes the recording.
+    ///
+    /// Errors: what the device cannot do or hold.
+    pub fn compile(&self, recording: &Recording, options: &CompileOptions) -> Result<Compiled, Error> {
+        let work = match &*self.backend {
+            Backend::Vulkan(gpu) => Work::Vulkan(Encoded::new(gpu, recording, options)?),
+            Backend::Reference(_) => Work::Reference(Program::new(recording)),
+        };
+        Ok(Compiled {
+            name: recording.name.as_str().into(),
+            constant_bytes: recording.commands().iter().map(constant_bytes).sum(),
+            commands: recording.commands().len(),
+            work,
+        })
+    }
+
+    /// Submits compiled recordings in order, in one submission. A recording that is still pending is waited for.
+    pub fn submit(&self, parts: &[&Compiled]) -> Result<Ticket, Error> {
+        let doing: Arc<str> = parts.first().map_or_else(|| "nothing".into(), |part| Arc::clone(&part.name));
+        match &*self.backend {
+            Backend::Reference(_) => {
+                for part in parts {
+                    match &part.work {
+                        Work::Reference(program) => program.run()?,
+                        Work::Vulkan(_) => return Err(foreign(part)),
+                    }
+                }
+                Ok(Ticket { timeline: None, doing })
+            }
+            Backend::Vulkan(gpu) => {
+                let mut buffers = Vec::with_capacity(parts.len());
+                for part in parts {
+                    let Work::Vulkan(encoded) = &part.work else { return Err(foreign(part)) };
+                    let last = encoded.last.load(Ordering::Acquire);
+                    if last > 0 {
+                        gpu.timeline.wait(last, &part.name)?;
+                    }
+                    buffers.push(encoded.commands);
+                }
+                let value = gpu.timeline.submit(&buffers)?;
+                for part in parts {
+                    if let Work::Vulkan(encoded) = &part.work {
+                        encoded.last.store(value, Ordering::Release);
+                    }
+                }
+                Ok(Ticket { timeline: Some((Arc::clone(&gpu.timeline), value)), doing })
+            }
+        }
+    }
+
+    /// Messages of the validation layers so far, and the list they will be added to.
+    pub fn messages(&self) -> Arc<Mutex<Vec<Message>>> {
+        match &*self.backend {
+            Backend::Vulkan(gpu) => Arc::clone(&gpu.context.log),
+            Backend::Reference(_) => Arc::default(),
+        }
+    }
+
+    /// Takes the messages of the validation layers so far.
+    pub fn take_messages(&self) -> Vec<Message> {
+        std::mem::take(&mut *lock(&self.messages()))
+    }
+
+    /// Writes the pipeline cache to disk, if it has a folder and is not there yet.
+    pub fn save_pipelines(&self) {
+        if let Backend::Vulkan(gpu) = &*self.backend {
+            gpu.pipelines.save();
+        }
+    }
+}
+
+fn foreign(part: &Compiled) -> Error {
+    Error::Recording { label: part.name.to_string(), reason: "it was compiled for another device".into() }
+}
+
+impl Compiled {
+    /// Times of the last submission. Call after its ticket was waited for.
+    pub fn times(&self) -> Times {
+        match &self.work {
+            Work::Vulkan(encoded) => encoded.times(),
+            Work::Reference(_) => Times::default(),
+        }
+    }
+
+    /// Bytes of constant buffers that one run reads.
+    pub fn constant_bytes(&self) -> u64 {
+        self.constant_bytes
+    }
+
+    /// Number of commands.
+    pub fn commands(&self) -> usize {
+        self.commands
+    }
+
+    /// Number of barriers inferred; 0 on the reference device.
+    pub fn barriers(&self) -> usize {
+        match &self.work {
+            Work::Vulkan(encoded) => encoded.barriers(),
+            Work::Reference(_) => 0,
+        }
+    }
+
+    /// Bytes that the transients take together.
+    pub fn arena_bytes(&self) -> u64 {
+        match &self.work {
+            Work::Vulkan(encoded) => encoded.arena(),
+            Work::Reference(_) => 0,
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! What can go wrong below the recordings: one enum, every message a sentence with what, found and allowed.
+
+use crate::caps::Need;
+
+/// Errors of devices, memory and submissions.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error(
+        "the Vulkan loader could not be opened ({reason}); install it (Debian, Ubuntu: libvulkan1; Fedora: vulkan-loader; Arch: vulkan-icd-loader) or choose the device \"reference\""
+    )]
+    NoLoader { reason: String },
+    #[error(
+        "no Vulkan 1.3 device was found ({reason}); install a driver (mesa-vulkan-drivers has one for AMD and Intel and one in software) or choose the device \"reference\""
+    )]
+    NoDevice { reason: String },
+    #[error("there is no device \"{wanted}\"; found: {found}; or \"reference\"")]
+    NoSuchDevice { wanted: String, found: String },
+    #[error("{device} lacks {need}, which {user} needs")]
+    Unsupported { device: String, need: Need, user: String },
+    #[error("{device} lacks {what}, which every recording needs")]
+    Incapable { device: String, what: &'static str },
+    #[error("out of memory for {what}: {wanted} bytes wanted{detail}")]
+    OutOfMemory { what: String, wanted: u64, detail: String },
+    #[error("{what} is {found}, but {device} allows at most {allowed}")]
+    Limit { device: String, what: String, found: u64, allowed: u64 },
+    #[error("{call} failed: {result}")]
+    Vulkan { call: &'static str, result: String },
+    #[error("the device was lost during {doing}; the work submitted to it did not finish")]
+    Lost { doing: String },
+    #[error("{doing} made no progress for {seconds} s; the submission was given up")]
+    Timeout { doing: String, seconds: u64 },
+    #[error("{label}: {reason}")]
+    Recording { label: String, reason: String },
+}

@@ -1,0 +1,49 @@
+//! Vulkan compute as data. A caller describes work in a [`Recording`]: dispatches of static [`Kernel`]s on
+//! [`View`]s of named buffers. [`Device::compile`] places the transient buffers in one arena, infers the barriers
+//! from byte ranges and encodes a command buffer that may be submitted as often as wished. The same recording
+//! runs on the reference device, where each kernel is its naive CPU meaning.
+//!
+//! Contracts:
+//! * What a caller can get wrong by programming (a kernel with too few views, a view outside its buffer) is
+//!   checked when the dispatch is recorded and answered with [`Error::Recording`].
+//! * What depends on drivers and machines is a typed [`Error`]; nothing here panics on it, waits without end,
+//!   prints, reads the environment, or starts a thread.
+//! * Handles free themselves. A dropped buffer or compiled recording waits for the submissions that use it.
+
+#![deny(unsafe_code)]
+
+mod buffer;
+mod call;
+mod caps;
+mod device;
+#[allow(unsafe_code)]
+mod encode;
+mod error;
+mod hazard;
+mod kernel;
+#[allow(unsafe_code)]
+mod memory;
+#[allow(unsafe_code)]
+mod pipeline;
+mod place;
+mod recording;
+mod reference;
+#[allow(unsafe_code)]
+mod submit;
+mod trace;
+#[allow(unsafe_code)]
+mod vulkan;
+
+pub use buffer::{Buffer, Memory, Usage, View};
+pub use call::{Call, Words};
+pub use caps::{Caps, DeviceKind, HeapInfo, Need};
+pub use device::{CompileOptions, Compiled, Device, DeviceInfo, DeviceOptions, Selector};
+pub use error::Error;
+pub use kernel::{Access, Binding, Kernel, SpecConstant};
+pub use recording::{Command, Dispatch, Grid, Recording};
+pub use submit::Ticket;
+pub use trace::{LabelTime, Times};
+pub use vulkan::{Message, Validation};
+
+/// Result of the runtime.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

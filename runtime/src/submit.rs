@@ -1,0 +1,105 @@
+//! Submissions on the one queue: each waits for the one before it and signals the next value of a timeline
+//! semaphore, so memory written by one is visible to the next. A ticket waits in bounded steps.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ash::vk;
+
+use crate::error::Error;
+use crate::vulkan::{Context, failed, lock};
+
+/// A submission that has not ended after this long is given up.
+const STALL: Duration = Duration::from_secs(600);
+
+/// The queue's timeline.
+pub(crate) struct Timeline {
+    context: Arc<Context>,
+    semaphore: vk::Semaphore,
+    /// Last value handed to a submission.
+    last: Mutex<u64>,
+}
+
+impl Timeline {
+    pub(crate) fn new(context: &Arc<Context>) -> Result<Self, Error> {
+        let mut kind = vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
+        let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
+        // SAFETY: the device is alive; the feature is enabled.
+        let semaphore =
+            unsafe { context.device.create_semaphore(&info, None) }.map_err(failed("vkCreateSemaphore"))?;
+        Ok(Timeline { context: Arc::clone(context), semaphore, last: Mutex::new(0) })
+    }
+
+    /// Submits command buffers in order; returns the value that marks their end.
+    pub(crate) fn submit(&self, commands: &[vk::CommandBuffer]) -> Result<u64, Error> {
+        let infos: Vec<_> =
+            commands.iter().map(|&c| vk::CommandBufferSubmitInfo::default().command_buffer(c)).collect();
+        // One lock for value and queue: values must reach the queue in order.
+        let mut last = lock(&self.last);
+        let stage = vk::PipelineStageFlags2::ALL_COMMANDS;
+        let wait = [vk::SemaphoreSubmitInfo::default().semaphore(self.semaphore).value(*last).stage_mask(stage)];
+        let signal =
+            [vk::SemaphoreSubmitInfo::default().semaphore(self.semaphore).value(*last + 1).stage_mask(stage)];
+        let mut info = vk::SubmitInfo2::default().command_buffer_infos(&infos).signal_semaphore_infos(&signal);
+        if *last > 0 {
+            info = info.wait_semaphore_infos(&wait);
+        }
+        let queue = lock(&self.context.queue);
+        // SAFETY: the command buffers are complete and not pending (their owner waited), the queue is locked.
+        unsafe { self.context.device.queue_submit2(*queue, &[info], vk::Fence::null()) }
+            .map_err(failed("vkQueueSubmit2"))?;
+        *last += 1;
+        Ok(*last)
+    }
+
+    /// Waits until `value` has passed. The wait's own result is the truth: simulated devices do not keep the counter.
+    pub(crate) fn wait(&self, value: u64, doing: &str) -> Result<(), Error> {
+        let semaphores = [self.semaphore];
+        let values = [value];
+        let info = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);
+        let start = Instant::now();
+        loop {
+            // SAFETY: the semaphore is alive.
+            match unsafe { self.context.device.wait_semaphores(&info, 1_000_000_000) } {
+                Ok(()) => return Ok(()),
+                Err(vk::Result::TIMEOUT) if start.elapsed() < STALL => {}
+                Err(vk::Result::TIMEOUT) => {
+                    return Err(Error::Timeout { doing: doing.to_owned(), seconds: STALL.as_secs() });
+                }
+                Err(vk::Result::ERROR_DEVICE_LOST) => return Err(Error::Lost { doing: doing.to_owned() }),
+                Err(other) => return Err(failed("vkWaitSemaphores")(other)),
+            }
+        }
+    }
+}
+
+impl Drop for Timeline {
+    fn drop(&mut self) {
+        let last = *lock(&self.last);
+        if last > 0 {
+            let _ = self.wait(last, "closing the device");
+        }
+        // SAFETY: no submission uses it any more.
+        unsafe { self.context.device.destroy_semaphore(self.semaphore, None) };
+    }
+}
+
+/// Proof of a submission.
+#[derive(Clone)]
+#[must_use = "results may be read only after the ticket was waited for"]
+pub struct Ticket {
+    pub(crate) timeline: Option<(Arc<Timeline>, u64)>,
+    pub(crate) doing: Arc<str>,
+}
+
+impl Ticket {
+    /// Waits until the submission's results can be read.
+    ///
+    /// Errors: [`Error::Lost`], [`Error::Timeout`] when it makes no progress.
+    pub fn wait(&self) -> Result<(), Error> {
+        match &self.timeline {
+            Some((timeline, value)) => timeline.wait(*value, &self.doing),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+// Attention's parts to its result: a row's own chunks, merged in ascending order. HEAD_V is a multiple of 4.
+// Any number of workgroups does; as many as there are WG lane items is best.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint WG = 64u;
+layout(constant_id = 1) const uint SG = 64u;
+layout(constant_id = 2) const uint HEAD_V = 128u;
+layout(constant_id = 3) const uint OUT = 1u;
+
+#include "step.glsl"
+
+layout(binding = 0) readonly restrict buffer Part { float part[]; };
+layout(binding = 1) readonly restrict buffer Rows { StepRow rows[]; };
+layout(binding = 2) writeonly restrict buffer Y { float y[]; };
+layout(binding = 3) writeonly restrict buffer YQ8 { uint y_q8[]; };
+
+layout(push_constant) uniform Push {
+    uint part_at;
+    uint rows_at;
+    uint y_at;
+    uint y_q8_at;
+    uint n_head;
+    uint chunks_max;
+    uint row_count;
+} push;
+
+#include "emit.glsl"
+
+// Words of a part.
+const uint STRIDE = HEAD_V + 2u;
+
+// Four neighbouring outputs, all of one head.
+vec4 merge(uint row, uint element) {
+    uint begin = rows[(push.rows_at >> 3u) + row].begin;
+    uint position = rows[(push.rows_at >> 3u) + row].position;
+    uint from = begin / KV_BLOCK;
+    uint to = min(position / KV_BLOCK, push.chunks_max - 1u);
+    uint head_at = push.part_at + (row * push.n_head + element / HEAD_V) * push.chunks_max * STRIDE;
+    float top = -3.0e38;
+    [[dont_unroll]] for (uint chunk = from; chunk <= to; chunk++) {
+        top = max(top, part[head_at + chunk * STRIDE]);
+    }
+    float total = 0.0;
+    vec4 sum = vec4(0.0);
+    [[dont_unroll]] for (uint chunk = from; chunk <= to; chunk++) {
+        uint at = head_at + chunk * STRIDE;
+        precise float below = part[at] - top;
+        float weight = exp(below);
+        total = fma(weight, part[at + 1u], total);
+        at += 2u + element % HEAD_V;
+        sum = fma(vec4(weight), vec4(part[at], part[at + 1u], part[at + 2u], part[at + 3u]), sum);
+    }
+    return total > 0.0 ? sum / total : vec4(0.0);
+}
+
+void main() {
+    uint k = push.n_head * HEAD_V;
+    uint row_items = q8_items(k);
+    uint items = push.row_count * row_items;
+    // Whole subgroups step together, so that the lanes of a block always do.
+    for (uint first = gl_WorkGroupID.x * WG; first < items; first += gl_NumWorkGroups.x * WG) {
+        uint index = first + gl_LocalInvocationIndex;
+        bool live = index < items;
+        uint row = live ? index / row_items : 0u;
+        uint item = index % row_items;
+        vec4 v[QUADS];
+        [[unroll]] for (uint i = 0u; i < QUADS; i++) {
+            uint element = item * OWN + 4u * i;
+            v[i] = vec4(0.0);
+            if (live && element < k) {
+                v[i] = merge(row, element);
+            }
+        }
+        emit(row, k, item, live, v);
+    }
+}

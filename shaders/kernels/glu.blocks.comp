@@ -1,0 +1,71 @@
+// Gated activation y = act(gate) * up. Any number of workgroups does; as many as there are WG lane items is best.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint WG = 64u;
+layout(constant_id = 1) const uint SG = 64u;
+layout(constant_id = 2) const uint ACTIVATION = 0u; // 0 silu, 1 gelu (tanh form)
+layout(constant_id = 3) const uint OUT = 1u;
+
+layout(binding = 0) readonly restrict buffer Gate { float gate[]; };
+layout(binding = 1) readonly restrict buffer Up { float up[]; };
+layout(binding = 2) writeonly restrict buffer Y { float y[]; };
+layout(binding = 3) writeonly restrict buffer YQ8 { uint y_q8[]; };
+
+layout(push_constant) uniform Push {
+    uint gate_at;
+    uint up_at;
+    uint y_at;
+    uint y_q8_at;
+    uint k;
+    uint rows;
+    uint gate_stride;
+    uint up_stride;
+} push;
+
+#include "quad.glsl"
+#include "emit.glsl"
+
+QUAD_LOADER(gate_load, gate)
+QUAD_LOADER(up_load, up)
+
+// 1 / (1 + exp(-x)) without overflow for any x.
+float logistic(float x) {
+    precise float e = exp(-abs(x));
+    precise float s = (x < 0.0 ? e : 1.0) / (1.0 + e);
+    return s;
+}
+
+float activate(float x) {
+    if (ACTIVATION == 1u) {
+        // 0.5 (1 + tanh(u)) = logistic(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+        precise float u = 1.5957691216057308 * x * fma(0.044715 * x, x, 1.0);
+        return x * logistic(u);
+    }
+    return x * logistic(x);
+}
+
+void main() {
+    uint k = push.k;
+    uint row_items = q8_items(k);
+    uint items = push.rows * row_items;
+    // Whole subgroups step together, so that the lanes of a block always do.
+    for (uint first = gl_WorkGroupID.x * WG; first < items; first += gl_NumWorkGroups.x * WG) {
+        uint index = first + gl_LocalInvocationIndex;
+        bool live = index < items;
+        uint row = live ? index / row_items : 0u;
+        uint item = index % row_items;
+        vec4 v[QUADS];
+        [[unroll]] for (uint i = 0u; i < QUADS; i++) {
+            uint e = min(item * OWN + 4u * i, k);
+            vec4 g = gate_load(push.gate_at + row * push.gate_stride + e, k - e);
+            vec4 u = up_load(push.up_at + row * push.up_stride + e, k - e);
+            v[i] = vec4(activate(g.x), activate(g.y), activate(g.z), activate(g.w)) * u;
+        }
+        emit(row, k, item, live, v);
+    }
+}

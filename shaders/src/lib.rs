@@ -1,0 +1,15 @@
+//! Compute shaders of vkllm: compiled kernels with their interfaces, the table that says what each is meant for,
+//! and for every operation one naive CPU function that says what it means.
+
+#![deny(unsafe_code)]
+
+pub mod formats;
+pub mod reference;
+pub mod select;
+pub mod table;
+
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/generated.rs"));
+}
+
+pub use generated::{SHADER_HASH, ops, records};

@@ -1,0 +1,51 @@
+//! Attention of each row and head over each chunk of positions.
+
+use half::f16;
+use vkllm_runtime::{Call, Words};
+
+use super::KV_BLOCK;
+use crate::ops::attention::Push;
+
+/// Per row, head and visible chunk: maximum score, sum of exponentials, weighted sum of values. Other parts stay.
+pub fn attention(call: &Call<'_>) {
+    let push = call.push::<Push>();
+    let spec = |name| call.spec(name).unwrap_or(0) as usize;
+    let (head, head_v) = (spec("HEAD"), spec("HEAD_V"));
+    let (q, rows, part) = (call.arg("q"), call.arg("rows"), call.arg("part"));
+    let (n_head, n_kv, chunks) = (push.n_head as usize, push.n_kv as usize, push.chunks_max as usize);
+    for row in 0..push.row_count as usize {
+        let record = |word: usize| rows.u32(row * 8 + word) as usize;
+        let (position, table, begin) = (record(1), record(2), record(3));
+        for (chunk, h) in
+            (begin / KV_BLOCK..=position / KV_BLOCK).flat_map(|c| (0..n_head).map(move |h| (c, h)))
+        {
+            let visible = begin.max(chunk * KV_BLOCK)..=position.min(chunk * KV_BLOCK + KV_BLOCK - 1);
+            let block = call.arg("block_table").u32(table + chunk) as usize;
+            let base = (block * n_kv + h / (n_head / n_kv)) * KV_BLOCK;
+            let slots: Vec<usize> = visible.map(|p| base + p % KV_BLOCK).collect();
+            let scores: Vec<f64> = slots
+                .iter()
+                .map(|slot| {
+                    let query = |i: usize| f64::from(q.f32(row * push.q_stride as usize + h * head + i));
+                    let key = |i: usize| element(call.arg("k_cache"), slot * head + i, spec("K_TYPE"));
+                    (0..head).map(|i| query(i) * key(i)).sum::<f64>() * f64::from(push.scale)
+                })
+                .collect();
+            let top = scores.iter().copied().fold(-3.0e38, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
+            let at = ((row * n_head + h) * chunks + chunk) * (head_v + 2);
+            part.set_f32(at, top as f32);
+            part.set_f32(at + 1, weights.iter().sum::<f64>() as f32);
+            for i in 0..head_v {
+                let value = |slot: usize| element(call.arg("v_cache"), slot * head_v + i, spec("V_TYPE"));
+                let sum: f64 = slots.iter().zip(&weights).map(|(&slot, weight)| weight * value(slot)).sum();
+                part.set_f32(at + 2 + i, sum as f32);
+            }
+        }
+    }
+}
+
+/// Element of a pool of type 0 (f32) or 1 (f16).
+fn element(cache: Words<'_>, index: usize, kind: usize) -> f64 {
+    if kind == 0 { f64::from(cache.f32(index)) } else { f16::from_bits(cache.u16(index)).to_f64() }
+}

@@ -1,0 +1,100 @@
+//! The table of kernels: which source, compiled along which axes, is meant for which work. Data only; it is
+//! included by the shader compiler (`cargo xtask shaders`) and by this crate's build script as well.
+
+/// One way to do an operation: a source file, its axes and the values this row fixes.
+pub struct Row {
+    /// Operation, the part of `file` before the first dot.
+    pub op: &'static str,
+    /// File in `kernels/`.
+    pub file: &'static str,
+    /// Preprocessor axes and their values; the cross product is compiled.
+    pub axes: &'static [(&'static str, &'static [&'static str])],
+    /// Specialisation values this row fixes.
+    pub spec: &'static [(&'static str, u32)],
+    /// Rows of a step it is meant for, both ends included.
+    pub rows: (u32, u32),
+    /// Subgroup sizes it is meant for, both ends included.
+    pub subgroup: (u32, u32),
+    /// Order class: reduction order, operand precision and activation rounding. Rows of one class agree bit for bit.
+    pub class: &'static str,
+    /// The highest rank among the rows that fit wins.
+    pub rank: u32,
+}
+
+/// Any number of rows.
+pub const ANY: (u32, u32) = (1, u32::MAX);
+/// Any subgroup size Vulkan devices have.
+pub const ANY_SUBGROUP: (u32, u32) = (1, 128);
+
+const FORMATS: &[&str] = &[
+    "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k",
+    "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0",
+    "mxfp4",
+];
+/// Formats that have an integer form.
+const QUANTISED: &[&str] = FORMATS.split_at(3).1;
+
+const fn one(op: &'static str, file: &'static str) -> Row {
+    Row { op, file, axes: &[], spec: &[], rows: ANY, subgroup: ANY_SUBGROUP, class: "float", rank: 10 }
+}
+
+type Axes = &'static [(&'static str, &'static [&'static str])];
+type Spec = &'static [(&'static str, u32)];
+
+const FLOAT: Axes = &[("FORMAT", FORMATS), ("ACT", &["f32"])];
+const INT8: Axes = &[("FORMAT", QUANTISED), ("ACT", &["q8"])];
+/// Subgroups of GPUs, and those of software drivers, where loads are dear and barriers dearer. A class name means one
+/// order per device: no subgroup size belongs to both.
+const WIDE: (u32, u32) = (17, 128);
+const NARROW: (u32, u32) = (1, 16);
+
+const fn linear(
+    file: &'static str,
+    axes: Axes,
+    class: &'static str,
+    rows: (u32, u32),
+    subgroup: (u32, u32),
+    spec: Spec,
+) -> Row {
+    Row { op: "linear", file, axes, spec, rows, subgroup, class, rank: 10 }
+}
+
+/// Several waves per workgroup, or a vocabulary would need more than 65535 workgroups. `ROWS` is left to the caller.
+const MATVEC: Spec = &[("WG", 128), ("LANES", 16)];
+/// 64 outputs by 64 rows, four by four per lane.
+const TILED: Spec = &[("WG", 256), ("LANES", 16), ("OUTS", 4), ("ROWS", 64)];
+/// Wider tiles than four rows cost more to compile than they save.
+const STRIP_1: Spec = &[("OUTS", 4), ("ROWS", 1)];
+const STRIP_2: Spec = &[("OUTS", 4), ("ROWS", 2)];
+const STRIP_4: Spec = &[("OUTS", 4), ("ROWS", 4)];
+
+/// All kernels.
+pub const ROWS: &[Row] = &[
+    Row { axes: &[("FORMAT", FORMATS)], ..one("embed", "embed.lookup.comp") },
+    linear("linear.matvec.comp", FLOAT, "float", (1, 16), WIDE, MATVEC),
+    linear("linear.matvec.comp", INT8, "int8", (1, 16), WIDE, MATVEC),
+    linear("linear.tiled.comp", FLOAT, "prefill-float", ANY, WIDE, TILED),
+    linear("linear.tiled.comp", INT8, "prefill-int8", ANY, WIDE, TILED),
+    linear("linear.strip.comp", FLOAT, "float", (1, 1), NARROW, STRIP_1),
+    linear("linear.strip.comp", FLOAT, "float", (2, 2), NARROW, STRIP_2),
+    linear("linear.strip.comp", FLOAT, "float", (3, 16), NARROW, STRIP_4),
+    linear("linear.strip.comp", FLOAT, "prefill-float", ANY, NARROW, STRIP_4),
+    linear("linear.strip.comp", INT8, "int8", (1, 1), NARROW, STRIP_1),
+    linear("linear.strip.comp", INT8, "int8", (2, 2), NARROW, STRIP_2),
+    linear("linear.strip.comp", INT8, "int8", (3, 16), NARROW, STRIP_4),
+    linear("linear.strip.comp", INT8, "prefill-int8", ANY, NARROW, STRIP_4),
+    one("rms_norm", "rms_norm.subgroup.comp"),
+    one("quantize", "quantize.blocks.comp"),
+    one("heads", "heads.subgroup.comp"),
+    one("attention", "attention.chunk.comp"),
+    one("attention_combine", "attention_combine.blocks.comp"),
+    one("glu", "glu.blocks.comp"),
+    one("gather", "gather.copy.wgsl"),
+    one("step_grid", "step_grid.max.wgsl"),
+    one("argmax", "argmax.slices.comp"),
+    one("sample_histogram", "sample_histogram.groups.comp"),
+    one("sample_collect", "sample_collect.groups.comp"),
+    one("sample", "sample.final.comp"),
+    one("sample_history", "sample_history.rows.comp"),
+    one("sample_penalize", "sample_penalize.window.comp"),
+];

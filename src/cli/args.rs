@@ -1,0 +1,222 @@
+//! What can be typed. Letters are those of llama.cpp where the meaning is the same.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+fn version() -> &'static str {
+    static VERSION: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    VERSION.get_or_init(|| format!("{} (shaders {})", env!("CARGO_PKG_VERSION"), crate::SHADER_HASH))
+}
+
+/// Large language models through Vulkan compute.
+#[derive(Debug, Parser)]
+#[command(name = "vkllm", version = version(), max_term_width = 100, arg_required_else_help = true)]
+pub(super) struct Cli {
+    /// Say more on standard error
+    #[arg(short = 'v', long, global = true)]
+    pub(super) verbose: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Generate text from a prompt
+    Run(RunArgs),
+    /// Write the logits of given tokens as a .npy file
+    Logits(LogitsArgs),
+    /// Print the token ids of a text
+    Tokenize(TokenizeArgs),
+    /// Show what a model file says and the memory it would take
+    Inspect(InspectArgs),
+    /// List the Vulkan devices
+    Devices(DevicesArgs),
+    /// Print a completion script for a shell
+    Completions {
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How activations enter matrix products
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum ActivationsArg {
+    /// f32 operands, f32 cache
+    Float,
+    /// int8 in blocks of 32 where the weights are quantised
+    Int8,
+    /// int8 where the device has integer dot products
+    #[default]
+    Auto,
+}
+
+/// Layers that check every Vulkan call
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ValidateArg {
+    Core,
+    Sync,
+    Gpu,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DeviceArgs {
+    /// Device: part of its name, its index in `vkllm devices`, or "reference" (the CPU interpreter)
+    #[arg(long, value_name = "NAME|INDEX|reference")]
+    pub(super) device: Option<String>,
+    /// Run under the Vulkan validation layers; any message fails the command
+    #[arg(long, value_name = "WHICH")]
+    pub(super) validate: Option<ValidateArg>,
+    /// Features to treat as absent, for tests: minus:fp16,intdot,…
+    #[arg(long, value_name = "minus:FEATURE,…")]
+    pub(super) caps: Option<String>,
+    /// Subgroup size to run with
+    #[arg(long, value_name = "LANES")]
+    pub(super) subgroup: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ModelArgs {
+    #[command(flatten)]
+    pub(super) device: DeviceArgs,
+    /// Context in tokens [default: the model's, at most 4096]
+    #[arg(short = 'c', long, value_name = "TOKENS")]
+    pub(super) ctx_size: Option<u32>,
+    /// Rows of one prefill step (also -ub)
+    #[arg(short = 'b', long = "ubatch-size", value_name = "ROWS", default_value_t = 512)]
+    pub(super) ubatch_size: u32,
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) activations: ActivationsArg,
+    /// Type of cached keys: f32 or f16 (also -ctk)
+    #[arg(long, value_name = "TYPE")]
+    pub(super) cache_type_k: Option<String>,
+    /// Type of cached values: f32 or f16 (also -ctv)
+    #[arg(long, value_name = "TYPE")]
+    pub(super) cache_type_v: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Model file; without it the small model that ships with the program
+    #[arg(short = 'm', long, value_name = "FILE")]
+    pub(super) model: Option<PathBuf>,
+    /// Prompt; standard input is read when there is none
+    #[arg(short = 'p', long, value_name = "TEXT", conflicts_with_all = ["file", "tokens"])]
+    pub(super) prompt: Option<String>,
+    /// File that holds the prompt
+    #[arg(short = 'f', long, value_name = "FILE", conflicts_with = "tokens")]
+    pub(super) file: Option<PathBuf>,
+    /// Prompt as token ids
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub(super) tokens: Option<Vec<u32>>,
+    /// Tokens to generate, -1 until the model ends or the context is full
+    #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 128, allow_negative_numbers = true)]
+    pub(super) n_predict: i64,
+    /// Go on when the model ends the text
+    #[arg(long)]
+    pub(super) ignore_eos: bool,
+    /// Read names of control tokens in the prompt as those tokens
+    #[arg(long)]
+    pub(super) special: bool,
+    /// Do not print the prompt
+    #[arg(long)]
+    pub(super) no_display_prompt: bool,
+    #[command(flatten)]
+    pub(super) sampler: SamplerArgs,
+    /// Print speed, host time and the time of each kind of work on standard error
+    #[arg(long)]
+    pub(super) stats: bool,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) common: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SamplerArgs {
+    /// Temperature; 0 takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
+    pub(super) temp: f32,
+    /// Keep the k most likely tokens, 0 for all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub(super) top_k: u32,
+    /// Keep the fewest tokens that reach this share
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub(super) top_p: f32,
+    /// Keep tokens at least this share as likely as the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    pub(super) min_p: f32,
+    /// Seed of the random draws [default: chosen anew and shown by --stats]
+    #[arg(short = 's', long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+    /// Penalty on recent tokens, 1 is off
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(super) repeat_penalty: f32,
+    /// Tokens the penalties look back on
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(super) repeat_last_n: u32,
+    /// Penalty per occurrence of a recent token
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(super) frequency_penalty: f32,
+    /// Penalty on tokens that occurred recently
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(super) presence_penalty: f32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogitsArgs {
+    /// Model file
+    #[arg(short = 'm', long, value_name = "FILE")]
+    pub(super) model: PathBuf,
+    /// Token ids
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    pub(super) tokens: Vec<u32>,
+    /// File to write, float32 [tokens, vocabulary]; standard output by default
+    #[arg(short = 'o', long, value_name = "FILE.npy")]
+    pub(super) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) common: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TokenizeArgs {
+    /// Model file
+    #[arg(short = 'm', long, value_name = "FILE")]
+    pub(super) model: PathBuf,
+    /// Text; standard input is read when there is none
+    #[arg(short = 'p', long, value_name = "TEXT", conflicts_with = "file")]
+    pub(super) prompt: Option<String>,
+    /// File that holds the text
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    /// Do not begin with the BOS token
+    #[arg(long)]
+    pub(super) no_bos: bool,
+    /// Read names of control tokens as those tokens
+    #[arg(long)]
+    pub(super) special: bool,
+    /// Print a JSON list of ids
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// Model file
+    #[arg(short = 'm', long, value_name = "FILE")]
+    pub(super) model: PathBuf,
+    /// List every tensor
+    #[arg(long)]
+    pub(super) tensors: bool,
+    /// Context in tokens for the memory plan
+    #[arg(short = 'c', long, value_name = "TOKENS")]
+    pub(super) ctx_size: Option<u32>,
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DevicesArgs {
+    #[arg(long)]
+    pub(super) json: bool,
+}

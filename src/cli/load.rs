@@ -1,0 +1,156 @@
+//! From arguments to an open device and a loaded model, with a progress bar where somebody watches.
+
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use vkllm_runtime::{Device, DeviceOptions, Need, Selector, Validation};
+
+use super::args::{ActivationsArg, DeviceArgs, ModelArgs, ValidateArg};
+use super::{Failure, input};
+use crate::gguf::Gguf;
+use crate::{Activations, KvType, Model, ModelFile, ModelOptions};
+
+/// The model that ships with the program: stories260K, see assets/README.md.
+const BUILT_IN: &[u8] = include_bytes!("../../assets/stories260k.q8_0.gguf");
+
+/// Whether standard error may have colours.
+pub(super) fn colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Folder of the pipeline cache, as the XDG base directory specification has it.
+fn cache_dir() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("LOCALAPPDATA"))
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(base.join("vkllm"))
+}
+
+fn selector(name: Option<&str>) -> Selector {
+    match name {
+        None => Selector::Auto,
+        Some("reference") => Selector::Reference,
+        Some(name) => name.parse().map_or_else(|_| Selector::Name(name.to_owned()), Selector::Index),
+    }
+}
+
+/// Opens the device that was asked for.
+pub(super) fn device(args: &DeviceArgs) -> Result<Device, Failure> {
+    let mut minus = Vec::new();
+    if let Some(caps) = &args.caps {
+        let list = caps.strip_prefix("minus:").ok_or_else(|| {
+            input(format!("--caps is \"{caps}\"; allowed is minus: and a list of features, for example minus:fp16"))
+        })?;
+        for name in list.split(',') {
+            let need = Need::ALL.iter().find(|need| need.name() == name).ok_or_else(|| {
+                let known: Vec<_> = Need::ALL.iter().map(|need| need.name()).collect();
+                input(format!("--caps names the feature \"{name}\"; known are {}", known.join(", ")))
+            })?;
+            minus.push(*need);
+        }
+    }
+    let validation = match args.validate {
+        None => Validation::Off,
+        Some(ValidateArg::Core) => Validation::Core,
+        Some(ValidateArg::Sync) => Validation::Sync,
+        Some(ValidateArg::Gpu) => Validation::Gpu,
+    };
+    let options = DeviceOptions {
+        selector: selector(args.device.as_deref()),
+        validation,
+        minus,
+        subgroup: args.subgroup,
+        cache_dir: cache_dir(),
+    };
+    Ok(Device::open(&options)?)
+}
+
+/// Fails when the validation layers had something to say.
+pub(super) fn no_messages(device: &Device) -> Result<(), Failure> {
+    let messages = device.take_messages();
+    match messages.first() {
+        None => Ok(()),
+        Some(first) => {
+            let count = messages.len();
+            let sentence = format!("the validation layers gave {count} messages; the first, {}: {}", first.id, first.text);
+            Err(Failure::Told(sentence, 1))
+        }
+    }
+}
+
+fn kv_type(option: &str, name: Option<&str>) -> Result<Option<KvType>, Failure> {
+    name.map(|name| {
+        KvType::parse(name).ok_or_else(|| input(format!("{option} is \"{name}\"; allowed are f32 and f16")))
+    })
+    .transpose()
+}
+
+/// Model options from arguments.
+pub(super) fn options(args: &ModelArgs, profile: bool) -> Result<ModelOptions, Failure> {
+    Ok(ModelOptions {
+        context: args.ctx_size,
+        batch: args.ubatch_size,
+        sessions: 1,
+        activations: match args.activations {
+            ActivationsArg::Float => Activations::Float,
+            ActivationsArg::Int8 => Activations::Int8,
+            ActivationsArg::Auto => Activations::Auto,
+        },
+        k_type: kv_type("--cache-type-k", args.cache_type_k.as_deref())?,
+        v_type: kv_type("--cache-type-v", args.cache_type_v.as_deref())?,
+        profile,
+    })
+}
+
+/// Reads a model file, or the built-in model, without loading its tensors.
+pub(super) fn file(path: Option<&Path>) -> Result<ModelFile, Failure> {
+    let gguf = match path {
+        Some(path) => Gguf::open(path)?,
+        None => Gguf::from_bytes(BUILT_IN.to_vec(), "the built-in model")?,
+    };
+    Ok(ModelFile::new(gguf)?)
+}
+
+/// Loads a model with a progress bar on a terminal.
+pub(super) fn model(device: &Device, file: &ModelFile, options: &ModelOptions) -> Result<Model, Failure> {
+    let bar = if io::stderr().is_terminal() {
+        indicatif::ProgressBar::new(0).with_style(
+            indicatif::ProgressStyle::with_template("loading {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}")
+                .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()),
+        )
+    } else {
+        indicatif::ProgressBar::hidden()
+    };
+    let progress = |done: u64, total: u64| {
+        bar.set_length(total);
+        bar.set_position(done);
+        true
+    };
+    let model = Model::load(device, file, options, &progress);
+    bar.finish_and_clear();
+    Ok(model?)
+}
+
+/// Text from an option, a file or standard input.
+pub(super) fn text(prompt: Option<&str>, file: Option<&Path>) -> Result<Option<String>, Failure> {
+    if let Some(prompt) = prompt {
+        return Ok(Some(prompt.to_owned()));
+    }
+    let (bytes, name) = match file {
+        Some(path) => {
+            let bytes = std::fs::read(path).map_err(|e| input(format!("{}: {e}", path.display())))?;
+            (bytes, path.display().to_string())
+        }
+        None if io::stdin().is_terminal() => return Ok(None),
+        None => {
+            let mut bytes = Vec::new();
+            io::stdin().read_to_end(&mut bytes).map_err(|e| input(format!("standard input: {e}")))?;
+            (bytes, "standard input".to_owned())
+        }
+    };
+    String::from_utf8(bytes).map(Some).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        input(format!("{name}: byte {at} is not UTF-8; prompts are UTF-8 text"))
+    })
+}

@@ -1,0 +1,162 @@
+//! `vkllm run`: text from a prompt.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::args::{RunArgs, SamplerArgs};
+use super::{Failure, input, load, stats};
+use crate::text::EncodeOptions;
+use crate::{Event, Finish, GenerateOptions, Model, SamplerOptions, Session};
+
+/// What the built-in model tells stories about when it is not asked for anything.
+const OPENING: &str = "Once upon a time";
+
+fn sampler(args: &SamplerArgs) -> SamplerOptions {
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
+    SamplerOptions {
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        seed: args.seed.unwrap_or_else(clock),
+        repeat_penalty: args.repeat_penalty,
+        repeat_last_n: args.repeat_last_n,
+        frequency_penalty: args.frequency_penalty,
+        presence_penalty: args.presence_penalty,
+    }
+}
+
+/// The prompt as ids, and as text when it was text.
+fn prompt(args: &RunArgs, model: &Model) -> Result<(Vec<u32>, Option<String>), Failure> {
+    if let Some(tokens) = &args.tokens {
+        return Ok((tokens.clone(), None));
+    }
+    let Some(vocabulary) = model.vocabulary() else {
+        return Err(input("the model has no vocabulary; give the prompt as ids with --tokens 1,2,3"));
+    };
+    let text = if args.model.is_none() && args.prompt.is_none() && args.file.is_none() && io::stdin().is_terminal() {
+        Some(OPENING.to_owned())
+    } else {
+        load::text(args.prompt.as_deref(), args.file.as_deref())?
+    };
+    let text = text.ok_or_else(|| input("there is no prompt; give one with -p, -f, --tokens or on standard input"))?;
+    let ids = vocabulary.encode(&text, EncodeOptions { add_bos: true, parse_special: args.special });
+    if ids.is_empty() {
+        return Err(input("the prompt is empty; give one with -p, -f, --tokens or on standard input"));
+    }
+    Ok((ids, Some(text)))
+}
+
+/// Sets a flag on Ctrl-C; a second one ends the program at once.
+fn interrupt_flag() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&flag);
+    let installed = ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    });
+    if let Err(error) = installed {
+        tracing::warn!(%error, "Ctrl-C will end the program at once");
+    }
+    flag
+}
+
+/// Escapes control characters on a terminal, so that a model cannot steer it; newlines and tabs stay.
+fn shown(text: &str, terminal: bool) -> String {
+    if !terminal {
+        return text.to_owned();
+    }
+    text.chars()
+        .flat_map(|c| {
+            let escape = c.is_control() && !matches!(c, '\n' | '\t');
+            let (plain, escaped) = if escape { (None, Some(c.escape_default())) } else { (Some(c), None) };
+            plain.into_iter().chain(escaped.into_iter().flatten())
+        })
+        .collect()
+}
+
+pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
+    let sampler = sampler(&args.sampler).check()?;
+    let file = load::file(args.model.as_deref())?;
+    let device = load::device(&args.common.device)?;
+    let model = load::model(&device, &file, &load::options(&args.common, args.stats)?)?;
+    let (ids, text) = prompt(args, &model)?;
+    let stop = interrupt_flag();
+    let mut session = Session::new(&model, sampler)?;
+    let options = GenerateOptions {
+        max_tokens: usize::try_from(args.n_predict).ok(),
+        ignore_end: args.ignore_eos,
+    };
+    let mut out = io::stdout().lock();
+    let terminal = io::stdout().is_terminal();
+    let mut answer = String::new();
+    let mut tokens = Vec::new();
+    let mut finish = None;
+    if let (false, false, Some(text)) = (args.json, args.no_display_prompt, &text) {
+        out.write_all(shown(text, terminal).as_bytes())?;
+        out.flush()?;
+    }
+    let mut failure = None;
+    for event in session.generate(&ids, options)? {
+        if stop.load(Ordering::Relaxed) {
+            failure = Some(Failure::Interrupted);
+            break;
+        }
+        let piece = match event {
+            Ok(Event::Token(token)) => {
+                tokens.push(token.id);
+                if model.vocabulary().is_some() { token.text } else { format!("{} ", token.id) }
+            }
+            Ok(Event::Done { finish: reason, text }) => {
+                finish = Some(reason);
+                text
+            }
+            Err(error) => {
+                failure = Some(error.into());
+                break;
+            }
+        };
+        if !args.json {
+            out.write_all(shown(&piece, terminal).as_bytes())?;
+            out.flush()?;
+        }
+        answer.push_str(&piece);
+    }
+    let report = stats::Report::new(&device, &model, &session, sampler.seed);
+    if args.json {
+        let finish = finish.map_or("stopped", |finish| match finish {
+            Finish::End => "end",
+            Finish::Length => "length",
+            Finish::Context => "context",
+        });
+        let object = serde_json::json!({
+            "prompt_tokens": ids,
+            "tokens": tokens,
+            "text": model.vocabulary().map(|_| answer),
+            "finish": finish,
+            "stats": report.json(),
+        });
+        serde_json::to_writer(&mut out, &object)?;
+    }
+    writeln!(out)?;
+    out.flush()?;
+    if args.stats {
+        report.print(&mut io::stderr().lock())?;
+    }
+    load::no_messages(&device)?;
+    failure.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_not_steered() {
+        assert_eq!(shown("a\u{1b}[2Jb\n\t", true), "a\\u{1b}[2Jb\n\t");
+        assert_eq!(shown("a\u{1b}[2Jb", false), "a\u{1b}[2Jb");
+    }
+}

@@ -1,0 +1,159 @@
+//! What `--stats` says: speed, bytes, host time, and where the device's time went.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Value, json};
+use vkllm_runtime::Device;
+
+use crate::{LoadReport, Model, Plan, Profile, Session, Stats};
+
+/// Collected at the end of a run.
+pub(super) struct Report {
+    device: String,
+    driver: String,
+    load: LoadReport,
+    plan: Plan,
+    stats: Stats,
+    profile: Profile,
+    bytes_per_token: u64,
+    seed: u64,
+}
+
+fn rate(count: u64, time: Duration) -> Option<f64> {
+    (count > 0 && time > Duration::ZERO).then(|| count as f64 / time.as_secs_f64())
+}
+
+fn fixed(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "not known".into(), |value| format!("{value:.digits$}"))
+}
+
+impl Report {
+    pub(super) fn new(device: &Device, model: &Model, session: &Session, seed: u64) -> Self {
+        let caps = device.caps();
+        Report {
+            device: caps.name.clone(),
+            driver: caps.driver.clone(),
+            load: *model.load_report(),
+            plan: *model.plan(),
+            stats: *session.stats(),
+            profile: model.profile(),
+            bytes_per_token: model.bytes_per_token(),
+            seed,
+        }
+    }
+
+    /// Decoded tokens exclude the one the prompt's step drew.
+    fn decoded(&self) -> u64 {
+        self.stats.generated.saturating_sub(1)
+    }
+
+    fn decode_rate(&self) -> Option<f64> {
+        rate(self.decoded(), self.stats.decode_time)
+    }
+
+    fn gigabytes(&self) -> Option<f64> {
+        self.decode_rate().map(|rate| rate * self.bytes_per_token as f64 / 1e9)
+    }
+
+    fn host_ms(&self) -> Option<f64> {
+        (self.stats.host_steps > 0)
+            .then(|| self.stats.host_time.as_secs_f64() * 1e3 / self.stats.host_steps as f64)
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let labels: serde_json::Map<String, Value> = self
+            .profile
+            .labels
+            .iter()
+            .map(|(label, (count, ns, bytes))| {
+                (label.clone(), json!({ "dispatches": count, "nanoseconds": ns, "weight_bytes": bytes }))
+            })
+            .collect();
+        json!({
+            "device": self.device,
+            "driver": self.driver,
+            "version": env!("CARGO_PKG_VERSION"),
+            "shaders": crate::SHADER_HASH,
+            "seed": self.seed,
+            "load_bytes": self.load.bytes,
+            "load_seconds": self.load.time.as_secs_f64(),
+            "prompt_tokens": self.stats.prompt_tokens,
+            "prompt_seconds": self.stats.prompt_time.as_secs_f64(),
+            "prompt_tokens_per_second": rate(self.stats.prompt_tokens, self.stats.prompt_time),
+            "decoded_tokens": self.decoded(),
+            "decode_seconds": self.stats.decode_time.as_secs_f64(),
+            "decode_tokens_per_second": self.decode_rate(),
+            "weight_bytes_per_token": self.bytes_per_token,
+            "decode_gigabytes_per_second": self.gigabytes(),
+            "host_ms_per_token": self.host_ms(),
+            "recordings_made_while_decoding": self.stats.rerecorded,
+            "labels": labels,
+        })
+    }
+
+    pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let s = &self.stats;
+        writeln!(out, "device   {} ({})", self.device, self.driver)?;
+        writeln!(
+            out,
+            "load     {:.1} MB in {:.2} s, {} GB/s; plan {:.1} MB",
+            self.load.bytes as f64 / 1e6,
+            self.load.time.as_secs_f64(),
+            fixed(rate(self.load.bytes, self.load.time).map(|r| r / 1e9), 2),
+            self.plan.total() as f64 / 1e6,
+        )?;
+        writeln!(
+            out,
+            "prompt   {} tokens in {:.3} s, {} tokens/s",
+            s.prompt_tokens,
+            s.prompt_time.as_secs_f64(),
+            fixed(rate(s.prompt_tokens, s.prompt_time), 2),
+        )?;
+        writeln!(
+            out,
+            "decode   {} tokens in {:.3} s, {} tokens/s, {} GB/s of weights",
+            self.decoded(),
+            s.decode_time.as_secs_f64(),
+            fixed(self.decode_rate(), 2),
+            fixed(self.gigabytes(), 2),
+        )?;
+        writeln!(
+            out,
+            "host     {} ms per decoded token; {} recordings made in {} steps; seed {}",
+            fixed(self.host_ms(), 4),
+            s.rerecorded,
+            s.host_steps,
+            self.seed,
+        )?;
+        self.print_labels(out)
+    }
+
+    fn print_labels(&self, out: &mut dyn Write) -> io::Result<()> {
+        let total: u64 = self.profile.labels.values().map(|(_, ns, _)| ns).sum();
+        if total == 0 {
+            return writeln!(out, "no device times are known");
+        }
+        let mut rows: Vec<_> = self.profile.labels.iter().collect();
+        rows.sort_by_key(|(_, (_, ns, _))| std::cmp::Reverse(*ns));
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(["work", "dispatches", "ms", "share", "us each", "GB/s"]);
+        for (label, (count, ns, bytes)) in rows {
+            let speed = if *bytes > 0 && *ns > 0 { format!("{:.2}", *bytes as f64 / *ns as f64) } else { String::new() };
+            table.add_row([
+                label.clone(),
+                count.to_string(),
+                format!("{:.2}", *ns as f64 / 1e6),
+                format!("{:.1} %", *ns as f64 * 100.0 / total as f64),
+                format!("{:.1}", *ns as f64 / 1e3 / (*count).max(1) as f64),
+                speed,
+            ]);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        writeln!(out, "all steps, prompt included:\n{table}")
+    }
+}

@@ -1,0 +1,234 @@
+//! One loaded model on one device: weights, cache, step buffers and the recordings that are replayed.
+
+mod plan;
+mod recordings;
+mod step;
+
+use std::path::Path as FilePath;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vkllm_runtime::{Buffer, Device, Usage};
+
+pub use plan::Plan;
+pub use recordings::{Profile, Tail};
+pub use step::{Drawn, Engine};
+
+use crate::cache::{KvLayout, KvPool, KvType};
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::models::{self, Config, Parts};
+use crate::ops::Activations;
+use crate::text::Vocabulary;
+use crate::weights::{LoadReport, Progress, Weights};
+
+/// Context when neither the user nor the model asks for a smaller one.
+const DEFAULT_CONTEXT: u32 = 4096;
+/// Rows of one prefill step.
+const DEFAULT_BATCH: u32 = 512;
+
+/// How a model is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelOptions {
+    /// Positions a session can hold; by default the model's, at most 4096.
+    pub context: Option<u32>,
+    /// Most rows of one step.
+    pub batch: u32,
+    /// Sessions that can exist at once; each has the whole context.
+    pub sessions: u32,
+    pub activations: Activations,
+    /// Types of the key and value cache; by default f32 with float activations, else f16.
+    pub k_type: Option<KvType>,
+    pub v_type: Option<KvType>,
+    /// Measure every command of a step.
+    pub profile: bool,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        ModelOptions {
+            context: None,
+            batch: DEFAULT_BATCH,
+            sessions: 1,
+            activations: Activations::Auto,
+            k_type: None,
+            v_type: None,
+            profile: false,
+        }
+    }
+}
+
+/// A loaded model. Cloning gives another handle to the same one.
+#[derive(Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    vocabulary: Option<Vocabulary>,
+    plan: Plan,
+    report: LoadReport,
+    context: u32,
+    bytes_per_token: u64,
+    engine: Mutex<Engine>,
+}
+
+/// What a model file says, checked, before anything of it is loaded.
+pub struct ModelFile {
+    pub gguf: Gguf,
+    pub config: Config,
+}
+
+impl ModelFile {
+    /// Reads and checks the metadata and the shape of every tensor.
+    ///
+    /// Errors: what is wrong with the file, by key or tensor.
+    pub fn new(gguf: Gguf) -> Result<Self> {
+        let config = Config::read(&gguf)?;
+        models::required_tensors(&gguf, &config)?;
+        Ok(ModelFile { gguf, config })
+    }
+
+    /// The vocabulary, or `None` when the file has none.
+    pub fn vocabulary(&self) -> Result<Option<Vocabulary>> {
+        let vocabulary = Vocabulary::from_gguf(&self.gguf)?;
+        if let Some(vocabulary) = &vocabulary {
+            if vocabulary.len() > self.config.vocab as usize {
+                return Err(Error::Model {
+                    path: self.gguf.path().to_owned(),
+                    reason: format!(
+                        "tokenizer.ggml.tokens has {} entries, but token_embd.weight only {} rows",
+                        vocabulary.len(),
+                        self.config.vocab
+                    ),
+                });
+            }
+        }
+        Ok(vocabulary)
+    }
+
+    fn context(&self, options: &ModelOptions) -> u32 {
+        options.context.unwrap_or(self.config.context.min(DEFAULT_CONTEXT)).max(1)
+    }
+
+    fn layout(&self, options: &ModelOptions) -> KvLayout {
+        let default = if options.activations == Activations::Float { KvType::F32 } else { KvType::F16 };
+        KvLayout {
+            layers: self.config.layers,
+            kv_heads: self.config.kv_heads,
+            head: self.config.head,
+            head_v: self.config.head_v,
+            k_type: options.k_type.unwrap_or(default),
+            v_type: options.v_type.unwrap_or(default),
+        }
+    }
+
+    /// What the model will take on a device.
+    ///
+    /// Errors: sizes that cannot be counted.
+    pub fn plan(&self, options: &ModelOptions) -> Result<Plan> {
+        let wanted = models::required_tensors(&self.gguf, &self.config)?;
+        let weights = wanted.iter().map(|info| info.bytes).sum();
+        Plan::new(weights, &self.config, &self.layout(options), self.context(options), options)
+    }
+}
+
+impl Model {
+    /// Opens a model file on a device.
+    ///
+    /// Errors: the file's, the plan's when it does not fit, the device's.
+    pub fn open(device: &Device, path: &FilePath, options: &ModelOptions, progress: Progress<'_>) -> Result<Self> {
+        Model::load(device, &ModelFile::new(Gguf::open(path)?)?, options, progress)
+    }
+
+    /// Loads a model whose file was read.
+    pub fn load(device: &Device, file: &ModelFile, options: &ModelOptions, progress: Progress<'_>) -> Result<Self> {
+        let config = file.config.clone();
+        if options.batch == 0 || options.sessions == 0 {
+            return Err(Error::Argument {
+                what: "the number of rows or sessions".into(),
+                found: "0".into(),
+                allowed: "1 or more".into(),
+            });
+        }
+        let context = file.context(options);
+        let plan = file.plan(options)?;
+        plan.check(device)?;
+        let vocabulary = file.vocabulary()?;
+        let layout = file.layout(options);
+        let wanted = models::required_tensors(&file.gguf, &config)?;
+        let kv = KvPool::new(device, layout, u64::from(context) * u64::from(options.sessions))?;
+        let weights = Weights::load(device, &file.gguf, &wanted, progress)?;
+        let factors = weights.get("rope_freqs.weight").map(read_floats).transpose()?;
+        let rope = constant(device, "rope", &models::rope_table(&config, factors.as_deref(), context))?;
+        let query_scale = models::query_scale(&config, context)
+            .map(|scales| constant(device, "query scale", &scales))
+            .transpose()?;
+        let parts = Parts::new(&config, &weights)?;
+        let bytes_per_token = parts.bytes_per_token();
+        let engine = Engine::new(device, config.clone(), parts, kv, rope, query_scale, context, options)?;
+        Ok(Model {
+            inner: Arc::new(Inner {
+                config,
+                vocabulary,
+                plan,
+                report: weights.report,
+                context,
+                bytes_per_token,
+                engine: Mutex::new(engine),
+            }),
+        })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The vocabulary, or `None` for a file without one: such a model works by ids.
+    pub fn vocabulary(&self) -> Option<&Vocabulary> {
+        self.inner.vocabulary.as_ref()
+    }
+
+    /// Positions a session can hold.
+    pub fn context(&self) -> u32 {
+        self.inner.context
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.inner.plan
+    }
+
+    pub fn load_report(&self) -> &LoadReport {
+        &self.inner.report
+    }
+
+    /// Bytes of weights that one decoded token reads.
+    pub fn bytes_per_token(&self) -> u64 {
+        self.inner.bytes_per_token
+    }
+
+    /// Time per kind of work, when the model was opened with `profile`.
+    pub fn profile(&self) -> Profile {
+        self.engine().profile.clone()
+    }
+
+    /// The engine, for one step at a time.
+    pub(crate) fn engine(&self) -> MutexGuard<'_, Engine> {
+        self.inner.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn constant(device: &Device, name: &str, values: &[f32]) -> Result<Buffer> {
+    let bytes: &[u8] = bytemuck::cast_slice(values);
+    let buffer = device.buffer(name, bytes.len() as u64, Usage::Constant)?;
+    buffer.write(0, bytes)?;
+    Ok(buffer)
+}
+
+fn read_floats(tensor: &crate::tensor::Tensor) -> Result<Vec<f32>> {
+    let mut values = vec![0f32; tensor.k as usize];
+    if let Some(buffer) = tensor.view.buffer() {
+        buffer.read(tensor.view.offset, bytemuck::cast_slice_mut(&mut values))?;
+    }
+    Ok(values)
+}

@@ -1,0 +1,72 @@
+//! What a model takes in memory, counted before anything is allocated.
+
+use vkllm_runtime::Device;
+
+use super::ModelOptions;
+use crate::cache::{BLOCK, KvLayout};
+use crate::error::{Error, Result};
+use crate::models::Config;
+
+/// Bytes by purpose.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub weights: u64,
+    /// Keys and values.
+    pub kv: u64,
+    /// Angles and scales per position.
+    pub tables: u64,
+    /// Transient activations of the largest step.
+    pub scratch: u64,
+}
+
+impl Plan {
+    /// Counts in checked arithmetic.
+    ///
+    /// Errors: a context whose bytes do not fit 64 bits.
+    pub fn new(
+        weights: u64,
+        config: &Config,
+        layout: &KvLayout,
+        context: u32,
+        options: &ModelOptions,
+    ) -> Result<Self> {
+        let positions = u64::from(context) * u64::from(options.sessions);
+        let kv = layout.bytes(positions.div_ceil(u64::from(BLOCK))).ok_or_else(|| Error::DoesNotFit {
+            what: format!("a context of {context} tokens"),
+            need: u64::MAX,
+            have: u64::MAX,
+        })?;
+        let tables = u64::from(context) * u64::from(config.rot + 1) * 4;
+        let rows = u64::from(options.batch.min(context));
+        let heads = u64::from(config.heads) * u64::from(config.head);
+        let widest = u64::from(config.ffn) * 3 + u64::from(config.width) * 2;
+        let attention = heads * 3 + u64::from(config.width) * 2;
+        let scratch = rows * widest.max(attention) * 4 + u64::from(config.vocab) * 4 + (32 << 20);
+        Ok(Plan { weights, kv, tables, scratch })
+    }
+
+    /// Everything together.
+    pub fn total(&self) -> u64 {
+        [self.weights, self.kv, self.tables, self.scratch].iter().fold(0, |sum, &part| sum.saturating_add(part))
+    }
+
+    /// Refuses what cannot fit the device's memory.
+    pub fn check(&self, device: &Device) -> Result<()> {
+        let heaps = &device.caps().heaps;
+        let have: u64 = heaps.iter().map(|heap| heap.size).sum();
+        if !heaps.is_empty() && self.total() > have {
+            return Err(Error::DoesNotFit {
+                what: format!(
+                    "{} of weights, {} of cache and {} of tables and scratch on {}",
+                    self.weights,
+                    self.kv,
+                    self.tables.saturating_add(self.scratch),
+                    device.caps().name
+                ),
+                need: self.total(),
+                have,
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,363 @@
+//! Runs steps: writes rows, finds or makes the recording of their shape, submits it and reads what came out.
+
+use std::time::{Duration, Instant};
+
+use vkllm_runtime::{Buffer, CompileOptions, Device, Usage, View};
+use vkllm_shaders::records::{Sampler, StepRow};
+
+use super::recordings::{Key, Profile, Recordings, Tail};
+use super::{ModelOptions, Parts};
+use crate::batch::Row;
+use crate::cache::{BLOCK, KvPool};
+use crate::error::{Error, Result};
+use crate::models::{self, Config, Outputs, StepViews};
+use crate::ops::{self, Activations, Draw, HISTORY_RING, Path, Recorder, SampleViews};
+
+const ROW: u64 = size_of::<StepRow>() as u64;
+const SAMPLER: u64 = size_of::<Sampler>() as u64;
+/// Token, log probability, position, segment.
+const RESULT: u64 = 16;
+/// The mark of a row whose logits hold no number.
+const NO_TOKEN: u32 = u32::MAX;
+
+/// A sampled token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drawn {
+    pub token: u32,
+    /// Natural logarithm of its probability at temperature 1, before truncation.
+    pub logprob: f32,
+    pub position: u32,
+}
+
+/// Where the time of steps went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StepTimes {
+    pub steps: u64,
+    /// Host time: writing rows, submitting, reading results; not waiting.
+    pub host: Duration,
+    /// Time waited for the device.
+    pub wait: Duration,
+    /// Device time by timestamps; `None` until a step had them.
+    pub device: Option<Duration>,
+}
+
+/// Memory that steps read and write.
+struct Buffers {
+    /// One cursor per slot.
+    cursors: View,
+    /// Rows of a batch.
+    rows: View,
+    /// Indices of the rows whose logits are wanted.
+    outputs: View,
+    /// Blocks of each slot.
+    table: View,
+    samplers: View,
+    /// Ring of recent tokens of each slot.
+    history: View,
+    results: Buffer,
+    logits: Option<Buffer>,
+}
+
+/// A conversation's place: its blocks in the pool.
+#[derive(Default)]
+struct Slot {
+    taken: bool,
+    blocks: Vec<u32>,
+}
+
+/// A model ready to step.
+pub struct Engine {
+    device: Device,
+    config: Config,
+    parts: Parts,
+    kv: KvPool,
+    rope: Buffer,
+    query_scale: Option<Buffer>,
+    buffers: Buffers,
+    slots: Vec<Slot>,
+    recordings: Recordings,
+    context: u32,
+    batch: u32,
+    activations: Activations,
+    profiling: bool,
+    pub(crate) times: StepTimes,
+    pub(crate) profile: Profile,
+}
+
+impl Engine {
+    pub(super) fn new(
+        device: &Device,
+        config: Config,
+        parts: Parts,
+        kv: KvPool,
+        rope: Buffer,
+        query_scale: Option<Buffer>,
+        context: u32,
+        options: &ModelOptions,
+    ) -> Result<Self> {
+        let slots = u64::from(options.sessions);
+        let batch = u64::from(options.batch.min(context));
+        let table = u64::from(context.div_ceil(BLOCK)) * 4;
+        let history = slots * u64::from(HISTORY_RING) * 4;
+        let sizes = [slots * ROW, batch * ROW, batch * 4, slots * table, slots * SAMPLER, history];
+        let mut offset = 0;
+        let offsets = sizes.map(|size| {
+            let at = offset;
+            offset = (offset + size).next_multiple_of(256);
+            at
+        });
+        let step = device.buffer("step", offset, Usage::Shared)?;
+        let [cursors, rows, outputs, table, samplers, history] =
+            std::array::from_fn(|i| step.view(offsets[i], sizes[i]));
+        let results = device.buffer("results", slots * RESULT, Usage::Readback)?;
+        Ok(Engine {
+            device: device.clone(),
+            config,
+            parts,
+            kv,
+            rope,
+            query_scale,
+            buffers: Buffers { cursors, rows, outputs, table, samplers, history, results, logits: None },
+            slots: (0..slots).map(|_| Slot::default()).collect(),
+            recordings: Recordings::default(),
+            context,
+            batch: batch as u32,
+            activations: options.activations,
+            profiling: options.profile,
+            times: StepTimes::default(),
+            profile: Profile::default(),
+        })
+    }
+
+    /// Takes a slot for a conversation.
+    ///
+    /// Errors: all are taken.
+    pub(crate) fn take_slot(&mut self) -> Result<u32> {
+        let free = self.slots.iter().position(|slot| !slot.taken).ok_or_else(|| Error::Argument {
+            what: "the number of sessions".into(),
+            found: format!("{}", self.slots.len() + 1),
+            allowed: format!("{}, as the model was opened", self.slots.len()),
+        })?;
+        self.slots[free].taken = true;
+        Ok(free as u32)
+    }
+
+    /// Gives a slot and its blocks back.
+    pub(crate) fn free_slot(&mut self, slot: u32) {
+        let slot = std::mem::take(&mut self.slots[slot as usize]);
+        self.kv.give_back(slot.blocks);
+    }
+
+    /// Most rows of one step.
+    pub(crate) fn batch(&self) -> u32 {
+        self.batch
+    }
+
+    /// Rows of logits that can be bound at once.
+    pub(crate) fn most_logits(&self) -> u32 {
+        let row = u64::from(self.config.vocab) * 4;
+        (self.device.caps().max_binding.min(256 << 20) / row).clamp(1, u64::from(self.batch)) as u32
+    }
+
+    /// Recordings made so far; constant while steps are replayed.
+    pub(crate) fn recordings_made(&self) -> u64 {
+        self.recordings.made
+    }
+
+    fn table_entry(&self, slot: u32) -> u32 {
+        slot * self.context.div_ceil(BLOCK)
+    }
+
+    fn write(&self, view: &View, offset: u64, bytes: &[u8]) -> Result<()> {
+        if let Some(buffer) = view.buffer() {
+            buffer.write(view.offset + offset, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a slot has blocks for positions below `end`.
+    fn reserve(&mut self, slot: u32, end: u32) -> Result<()> {
+        if end > self.context {
+            return Err(Error::ContextFull { allowed: self.context as usize });
+        }
+        let needed = end.div_ceil(BLOCK) as usize;
+        while self.slots[slot as usize].blocks.len() < needed {
+            let block = self.kv.take().ok_or(Error::ContextFull { allowed: self.context as usize })?;
+            let at = u64::from(self.table_entry(slot)) + self.slots[slot as usize].blocks.len() as u64;
+            self.write(&self.buffers.table, at * 4, &block.to_le_bytes())?;
+            self.slots[slot as usize].blocks.push(block);
+        }
+        Ok(())
+    }
+
+    /// Where the ring of recent tokens of a slot begins, in words.
+    pub(crate) fn history_of(&self, slot: u32) -> u32 {
+        slot * HISTORY_RING
+    }
+
+    /// Sets the sampler of a slot.
+    pub(crate) fn set_sampler(&mut self, slot: u32, sampler: &Sampler) -> Result<()> {
+        self.write(&self.buffers.samplers, u64::from(slot) * SAMPLER, bytemuck::bytes_of(sampler))
+    }
+
+    fn row(&self, slot: u32, token: u32, position: u32, advance: bool) -> StepRow {
+        Row { token, position, table: self.table_entry(slot), sampler: slot, out_index: slot, advance }.record()
+    }
+
+    /// Puts the cursor of a slot on a token, so that the next decode step continues from it.
+    pub(crate) fn set_cursor(&mut self, slot: u32, token: u32, position: u32) -> Result<()> {
+        let row = self.row(slot, token, position, true);
+        self.write(&self.buffers.cursors, u64::from(slot) * ROW, bytemuck::bytes_of(&row))
+    }
+
+    /// One step over tokens of one conversation at consecutive positions. With `Tail::Sample` the last row's token is
+    /// drawn and the slot's cursor moves on to it.
+    pub(crate) fn tokens(
+        &mut self,
+        slot: u32,
+        tokens: &[u32],
+        start: u32,
+        path: Path,
+        tail: Tail,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let count = tokens.len() as u32;
+        self.reserve(slot, start + count)?;
+        let rows: Vec<StepRow> =
+            tokens.iter().zip(start..).map(|(&token, position)| self.row(slot, token, position, false)).collect();
+        self.write(&self.buffers.rows, 0, bytemuck::cast_slice(&rows))?;
+        let outputs = match tail {
+            Tail::None => Outputs::None,
+            Tail::Logits => Outputs::All,
+            Tail::Sample(_) => Outputs::Chosen(1),
+        };
+        if let (Tail::Sample(_), Some(&last)) = (tail, tokens.last()) {
+            self.write(&self.buffers.outputs, 0, &(count - 1).to_le_bytes())?;
+            self.set_cursor(slot, last, start + count - 1)?;
+        }
+        let target = if matches!(tail, Tail::Sample(_)) { slot } else { 0 };
+        self.run(Key { rows: count, path, outputs, tail, cursor: None, target }, began)
+    }
+
+    /// Decodes one token of a slot from where its cursor stands; nothing is written but a new block's table entry.
+    pub(crate) fn decode(&mut self, slot: u32, position: u32, draw: Draw) -> Result<Drawn> {
+        let began = Instant::now();
+        self.reserve(slot, position + 1)?;
+        let key = Key {
+            rows: 1,
+            path: Path::Rows,
+            outputs: Outputs::All,
+            tail: Tail::Sample(draw),
+            cursor: Some(slot),
+            target: slot,
+        };
+        self.run(key, began)?;
+        self.drawn(slot)
+    }
+
+    /// The token drawn last for a slot.
+    ///
+    /// Errors: [`Error::NotFinite`] when its logits held no number.
+    pub(crate) fn drawn(&mut self, slot: u32) -> Result<Drawn> {
+        let began = Instant::now();
+        let mut words = [0u32; 4];
+        self.buffers.results.read(u64::from(slot) * RESULT, bytemuck::cast_slice_mut(&mut words))?;
+        let [token, logprob, position, _] = words;
+        self.times.host += began.elapsed();
+        if token == NO_TOKEN {
+            return Err(Error::NotFinite { position: position.saturating_sub(1) });
+        }
+        // A simulated device executes nothing and leaves zeros, which is a valid token.
+        if token >= self.config.vocab {
+            return Err(Error::NoSuchToken { found: token, allowed: self.config.vocab });
+        }
+        Ok(Drawn { token, logprob: f32::from_bits(logprob), position })
+    }
+
+    /// Logits of the last step, `[rows, vocab]`.
+    pub(crate) fn logits(&self, rows: u32) -> Result<Vec<f32>> {
+        let mut values = vec![0f32; rows as usize * self.config.vocab as usize];
+        if let Some(buffer) = &self.buffers.logits {
+            buffer.read(0, bytemuck::cast_slice_mut(&mut values))?;
+        }
+        Ok(values)
+    }
+
+    fn run(&mut self, key: Key, began: Instant) -> Result<()> {
+        let index = match self.recordings.position(&key) {
+            Some(index) => index,
+            None => {
+                let compiled = self.record(&key)?;
+                self.recordings.insert(key, compiled)
+            }
+        };
+        let compiled = self.recordings.used(index);
+        let ticket = self.device.submit(&[compiled])?;
+        let submitted = Instant::now();
+        ticket.wait()?;
+        self.times.wait += submitted.elapsed();
+        self.times.host += submitted - began;
+        self.times.steps += 1;
+        let times = compiled.times();
+        if let Some(total) = times.total_nanoseconds {
+            *self.times.device.get_or_insert_default() += Duration::from_nanos(total);
+        }
+        self.profile.add(&times);
+        Ok(())
+    }
+
+    fn record(&mut self, key: &Key) -> Result<vkllm_runtime::Compiled> {
+        if key.tail == Tail::Logits && self.buffers.logits.is_none() {
+            // Sized for the largest step, because recordings keep the buffer they were made with.
+            let bytes = u64::from(self.most_logits()) * u64::from(self.config.vocab) * 4;
+            self.buffers.logits = Some(self.device.buffer("logits", bytes, Usage::Readback)?);
+        }
+        let buffers = &self.buffers;
+        let cursor = |slot: u32| buffers.cursors.part(u64::from(slot) * ROW, ROW);
+        let rows = match key.cursor {
+            Some(slot) => cursor(slot),
+            None => buffers.rows.part(0, u64::from(key.rows) * ROW),
+        };
+        let name = format!("{} rows, {:?}", key.rows, key.tail);
+        let mut r = Recorder::new(name, self.device.caps(), key.rows, key.path, self.activations);
+        let rope = self.rope.whole();
+        let query_scale = self.query_scale.as_ref().map(Buffer::whole);
+        let step = StepViews {
+            rows: &rows,
+            block_table: &buffers.table,
+            rope: &rope,
+            query_scale: query_scale.as_ref(),
+            outputs: &buffers.outputs,
+        };
+        // A prompt's tokens are noted whatever the sampler, so that penalties know them.
+        if key.cursor.is_none() || matches!(key.tail, Tail::Sample(draw) if draw.penalties) {
+            ops::note_history(&mut r, &rows, &buffers.samplers, &buffers.history)?;
+        }
+        let logits =
+            models::record(&mut r, &self.config, &self.parts, &self.kv, self.context, &step, key.outputs)?;
+        match (key.tail, logits) {
+            (Tail::Logits, Some(logits)) => {
+                if let Some(buffer) = &buffers.logits {
+                    let target = buffer.view(0, logits.len);
+                    r.recording.copy("logits", logits, target)?;
+                }
+            }
+            (Tail::Sample(draw), Some(logits)) => {
+                let target = cursor(key.target);
+                let results = buffers.results.whole();
+                let views = SampleViews {
+                    rows: &target,
+                    samplers: &buffers.samplers,
+                    history: &buffers.history,
+                    results: &results,
+                };
+                ops::sample(&mut r, &logits, 1, self.config.vocab, draw, views)?;
+            }
+            _ => {}
+        }
+        let options = CompileOptions { label_times: self.profiling, ..CompileOptions::default() };
+        let compiled = self.device.compile(&r.recording, &options)?;
+        self.device.save_pipelines();
+        Ok(compiled)
+    }
+}

@@ -1,0 +1,40 @@
+//! Everything that can go wrong in the library, as one enum of sentences.
+
+use std::path::PathBuf;
+
+use crate::gguf::GgufError;
+use crate::text::TextError;
+
+/// Errors of models, sessions and devices.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error(transparent)]
+    Device(#[from] vkllm_runtime::Error),
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error("{path}: {what}: {source}")]
+    Io { path: PathBuf, what: &'static str, source: std::io::Error },
+    /// The file is a GGUF, but not a model that can be run.
+    #[error("{path}: {reason}")]
+    Model { path: PathBuf, reason: String },
+    #[error("the prompt has {found} tokens, but the context holds {allowed}; choose a larger one with -c")]
+    PromptTooLong { found: usize, allowed: usize },
+    #[error("the context of {allowed} tokens is full")]
+    ContextFull { allowed: usize },
+    #[error("token {found} does not exist; the vocabulary has {allowed} tokens, 0 to {last}", last = allowed - 1)]
+    NoSuchToken { found: u32, allowed: u32 },
+    #[error("{need} bytes are needed for {what}, but {have} are there")]
+    DoesNotFit { what: String, need: u64, have: u64 },
+    #[error("position {position}: the logits hold no number that can be sampled; the weights or activations are not finite")]
+    NotFinite { position: u32 },
+    #[error("{what} is {found}; allowed is {allowed}")]
+    Argument { what: String, found: String, allowed: String },
+    #[error("no kernel does {op} here: {reasons}")]
+    NoKernel { op: String, reasons: String },
+}
+
+/// Result of the library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,52 @@
+//! Large language models through Vulkan compute, on GPUs that share their memory with the CPU and on all others.
+//!
+//! ```no_run
+//! use vkllm::{Device, DeviceOptions, Event, GenerateOptions, Model, ModelOptions, SamplerOptions, Session};
+//!
+//! # fn main() -> Result<(), vkllm::Error> {
+//! let device = Device::open(&DeviceOptions::default())?;
+//! let model = Model::open(&device, "model.gguf".as_ref(), &ModelOptions::default(), &|_, _| true)?;
+//! let prompt = model.vocabulary().map(|v| v.encode("Once upon a time", Default::default())).unwrap_or_default();
+//! let mut session = Session::new(&model, SamplerOptions::greedy())?;
+//! for event in session.generate(&prompt, GenerateOptions::default())? {
+//!     if let Event::Token(token) = event? {
+//!         print!("{}", token.text);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The library is quiet: it does not print, read environment variables, install signal handlers or exit.
+
+#![deny(unsafe_code)]
+
+mod batch;
+mod blocks;
+mod cache;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
+mod engine;
+mod error;
+pub mod gguf;
+mod models;
+mod ops;
+pub mod sample;
+mod session;
+mod tensor;
+pub mod text;
+mod weights;
+
+pub use cache::KvType;
+pub use engine::{Model, ModelFile, ModelOptions, Plan, Profile};
+pub use error::{Error, Result};
+pub use models::{ARCHITECTURES, Config};
+pub use ops::Activations;
+pub use sample::SamplerOptions;
+pub use session::{Event, Finish, GenerateOptions, Generation, Session, Stats, Token};
+pub use vkllm_runtime::{Caps, Device, DeviceInfo, DeviceKind, DeviceOptions, Need, Selector, Validation};
+pub use weights::{LoadReport, Progress};
+
+/// Hash of the compiled shaders this library was built with.
+pub const SHADER_HASH: &str = vkllm_shaders::SHADER_HASH;

@@ -1,0 +1,7 @@
+//! The `vkllm` program; everything it does is in the library's `cli` module.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vkllm::cli::main()
+}

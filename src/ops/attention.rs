@@ -1,0 +1,263 @@
+//! Attention: heads normalised, rotated and written to the cache; scores and sums per chunk; chunks combined.
+
+use vkllm_runtime::{Grid, View};
+use vkllm_shaders::ops;
+
+use super::{Forms, Path, Recorder, Rows, Simple};
+use crate::cache::{BLOCK, KvLayout};
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// Bytes of a step row.
+const ROW_BYTES: u64 = size_of::<vkllm_shaders::records::StepRow>() as u64;
+
+/// Most bytes of the partial results of one dispatch; more rows are done in turns.
+const PART_BYTES: u64 = 32 << 20;
+
+/// Sizes of the attention of one model.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    pub heads: u32,
+    pub layout: KvLayout,
+    /// Elements that RoPE rotates.
+    pub rot: u32,
+    /// Positions the cache can hold per session.
+    pub context: u32,
+}
+
+impl AttentionShape {
+    /// Chunks of the longest context.
+    fn chunks(&self) -> u32 {
+        self.context.div_ceil(BLOCK)
+    }
+
+    /// Bytes of the partial results of one row.
+    fn part_row(&self) -> u64 {
+        u64::from(self.heads) * u64::from(self.chunks()) * u64::from(self.layout.head_v + 2) * 4
+    }
+}
+
+/// Arguments of [`heads`].
+pub struct HeadsArgs<'a> {
+    /// [rows, heads · head], rotated in place.
+    pub q: &'a View,
+    pub k: &'a View,
+    pub v: &'a View,
+    /// Per-head norms of queries and keys, with their epsilon.
+    pub norms: Option<(&'a Tensor, &'a Tensor, f32)>,
+    /// Table of (cos, sin) and the pairing code; `None` for a layer without RoPE.
+    pub rope: Option<(&'a View, u32)>,
+    pub query_scale: Option<&'a View>,
+    pub rows: &'a View,
+    pub block_table: &'a View,
+    pub cache: (&'a View, &'a View),
+}
+
+/// Splits q, k, v into heads: norm, RoPE and scale; keys and values go to the cache.
+pub fn heads(r: &mut Recorder<'_>, shape: &AttentionShape, a: &HeadsArgs<'_>) -> Result<()> {
+    let layout = &shape.layout;
+    let (q_norm, k_norm) =
+        a.norms.map_or((a.k.clone(), a.k.clone()), |(q, k, _)| (q.view.clone(), k.view.clone()));
+    let push = ops::heads::Push {
+        n_head: shape.heads,
+        n_kv: layout.kv_heads,
+        q_stride: shape.heads * layout.head,
+        k_stride: layout.kv_heads * layout.head,
+        v_stride: layout.kv_heads * layout.head_v,
+        row_count: r.rows,
+        eps: a.norms.map_or(0.0, |(_, _, eps)| eps),
+        ..Default::default()
+    };
+    let args = ops::heads::Args {
+        q: a.q.clone(),
+        k: a.k.clone(),
+        v: a.v.clone(),
+        q_norm,
+        k_norm,
+        rope: a.rope.map_or(a.k.clone(), |(table, _)| table.clone()),
+        q_scale: a.query_scale.unwrap_or(a.k).clone(),
+        rows: a.rows.clone(),
+        block_table: a.block_table.clone(),
+        k_cache: a.cache.0.clone(),
+        v_cache: a.cache.1.clone(),
+    };
+    let lanes = r.caps.subgroup;
+    let specs = [
+        ("WG", lanes),
+        ("SG", lanes),
+        ("HEAD", layout.head),
+        ("HEAD_V", layout.head_v),
+        ("ROT", shape.rot),
+        ("PAIRING", a.rope.map_or(0, |(_, code)| code)),
+        ("NORM", u32::from(a.norms.is_some())),
+        ("QSCALE", u32::from(a.query_scale.is_some())),
+        ("K_TYPE", layout.k_type.code()),
+        ("V_TYPE", layout.v_type.code()),
+    ];
+    r.simple(
+        "attn_heads",
+        Simple {
+            candidates: ops::heads::CANDIDATES,
+            axes: &[],
+            specs: &specs,
+            views: args.views(),
+            push,
+            grid: Grid::Fixed([shape.heads + 2 * layout.kv_heads, r.rows, 1]),
+        },
+    )
+}
+
+/// Lanes that share one key: enough to use whole vector loads, few enough to keep several keys in flight.
+fn lanes_per_key(head: u32, head_v: u32, subgroup: u32) -> u32 {
+    let mut lanes = 1;
+    while lanes < 8 && lanes * 2 <= subgroup && (head / 4) % (lanes * 2) == 0 && (head_v / 4) % (lanes * 2) == 0 {
+        lanes *= 2;
+    }
+    lanes
+}
+
+/// Rows that attention does at once, with their indirect grid.
+#[derive(Clone, Debug)]
+pub struct AttentionTile {
+    first: u32,
+    count: u32,
+    grid: View,
+}
+
+/// Cuts the rows of a step so that the partial results of one dispatch stay small; computes the grid of each tile.
+pub fn attention_tiles(r: &mut Recorder<'_>, shape: &AttentionShape, rows: &View) -> Result<Vec<AttentionTile>> {
+    let most = (PART_BYTES.min(r.caps.max_binding) / shape.part_row()).clamp(1, 1 << 16) as u32;
+    let tile = if r.path == Path::Rows { most.min(16) } else { most };
+    let mut tiles = Vec::new();
+    let mut first = 0;
+    while first < r.rows {
+        let count = tile.min(r.rows - first);
+        let part = rows.part(u64::from(first) * ROW_BYTES, u64::from(count) * ROW_BYTES);
+        tiles.push(AttentionTile { first, count, grid: super::rows::step_grid(r, &part, count, shape.heads)? });
+        first += count;
+    }
+    Ok(tiles)
+}
+
+/// Scaled dot-product attention of the rotated queries over the visible keys: [rows, heads · head_v].
+pub fn attention(
+    r: &mut Recorder<'_>,
+    shape: &AttentionShape,
+    q: &View,
+    step: (&View, &View, &[AttentionTile]),
+    cache: (&View, &View),
+    scale: f32,
+    forms: Forms,
+) -> Result<Rows> {
+    let (rows, block_table, tiles) = step;
+    let layout = &shape.layout;
+    let width = shape.heads * layout.head_v;
+    let out = r.forms("attn", r.rows, width, forms);
+    for tile in tiles {
+        let of = |view: &View, bytes: u64| view.part(u64::from(tile.first) * bytes, u64::from(tile.count) * bytes);
+        let row_records = of(rows, ROW_BYTES);
+        let part = r.recording.transient("attention parts", u64::from(tile.count) * shape.part_row());
+        let q_stride = shape.heads * layout.head;
+        let args = ops::attention::Args {
+            q: of(q, u64::from(q_stride) * 4),
+            k_cache: cache.0.clone(),
+            v_cache: cache.1.clone(),
+            rows: row_records.clone(),
+            block_table: block_table.clone(),
+            part: part.clone(),
+        };
+        scores(r, shape, tile, args, scale)?;
+        let y = match &out.float {
+            Some(view) => of(view, u64::from(width) * 4),
+            None => r.unused(),
+        };
+        let y_q8 = match &out.int8 {
+            Some(view) => of(view, u64::from(width / 32) * super::Q8_BLOCK),
+            None => r.unused(),
+        };
+        combine(r, shape, tile, ops::attention_combine::Args { part, rows: row_records, y, y_q8 }, forms)?;
+    }
+    Ok(out)
+}
+
+fn scores(
+    r: &mut Recorder<'_>,
+    shape: &AttentionShape,
+    tile: &AttentionTile,
+    args: ops::attention::Args,
+    scale: f32,
+) -> Result<()> {
+    let layout = &shape.layout;
+    let lanes = r.caps.subgroup;
+    let push = ops::attention::Push {
+        n_head: shape.heads,
+        n_kv: layout.kv_heads,
+        q_stride: shape.heads * layout.head,
+        chunks_max: shape.chunks(),
+        scale,
+        row_count: tile.count,
+        ..Default::default()
+    };
+    let specs = [
+        ("WG", lanes),
+        ("SG", lanes),
+        ("HEAD", layout.head),
+        ("HEAD_V", layout.head_v),
+        ("K_TYPE", layout.k_type.code()),
+        ("V_TYPE", layout.v_type.code()),
+        ("D_SPLIT", lanes_per_key(layout.head, layout.head_v, lanes)),
+    ];
+    r.simple(
+        "attn_scores",
+        Simple {
+            candidates: ops::attention::CANDIDATES,
+            axes: &[],
+            specs: &specs,
+            views: args.views(),
+            push,
+            grid: Grid::Indirect(tile.grid.clone()),
+        },
+    )
+}
+
+fn combine(
+    r: &mut Recorder<'_>,
+    shape: &AttentionShape,
+    tile: &AttentionTile,
+    args: ops::attention_combine::Args,
+    forms: Forms,
+) -> Result<()> {
+    let push = ops::attention_combine::Push {
+        n_head: shape.heads,
+        chunks_max: shape.chunks(),
+        row_count: tile.count,
+        ..Default::default()
+    };
+    let blocks = (shape.heads * shape.layout.head_v).div_ceil(32);
+    r.simple(
+        "attn_combine",
+        Simple {
+            candidates: ops::attention_combine::CANDIDATES,
+            axes: &[],
+            specs: &[("WG", 32), ("HEAD_V", shape.layout.head_v), ("OUT", forms.code())],
+            views: args.views(),
+            push,
+            grid: Grid::Fixed([blocks.div_ceil(32), tile.count, 1]),
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_divide_every_head_size_that_occurs() {
+        for head in [8, 64, 80, 96, 128, 256] {
+            for subgroup in [4, 8, 16, 32, 64] {
+                let lanes = lanes_per_key(head, head, subgroup);
+                assert!(lanes <= subgroup && (head / 4) % lanes == 0, "{head} {subgroup} {lanes}");
+            }
+        }
+    }
+}

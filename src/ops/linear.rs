@@ -1,0 +1,151 @@
+//! Matrix products: weights times rows, with bias and residual in the epilogue.
+
+use vkllm_runtime::{Grid, Need, View};
+use vkllm_shaders::ops;
+use vkllm_shaders::select::Candidate;
+
+use super::{Activations, Path, Recorder, Rows, Want};
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// Rows that one decode or verification dispatch takes at once; more are tiles of them.
+const MAX_ROWS: u32 = 16;
+/// Windows of a large matrix start at multiples of this many rows, so that every vector load stays aligned.
+const WINDOW_ROWS: u64 = 64;
+
+/// Rows `first..first + count` of a matrix, small enough to be bound.
+pub(super) struct Window {
+    pub(super) first: u32,
+    pub(super) count: u32,
+    pub(super) view: View,
+}
+
+/// Cuts a matrix into windows of at most `max_binding` bytes, at rows.
+pub(super) fn windows(tensor: &Tensor, max_binding: u64) -> Vec<Window> {
+    let row = tensor.row_bytes().max(1);
+    // The descriptor may have to start up to 256 bytes before the view.
+    let most = (max_binding.saturating_sub(256) / row).max(1);
+    let step = if u64::from(tensor.n) <= most { u64::from(tensor.n) } else { (most / WINDOW_ROWS).max(1) * WINDOW_ROWS };
+    let mut first = 0;
+    let mut all = Vec::new();
+    while first < u64::from(tensor.n) {
+        let count = step.min(u64::from(tensor.n) - first);
+        let view = tensor.view.part(first * row, count * row);
+        all.push(Window { first: first as u32, count: count as u32, view });
+        first += count;
+    }
+    all
+}
+
+/// Whether a matrix is multiplied by int8 activations.
+pub fn takes_int8(r: &Recorder<'_>, tensor: &Tensor) -> bool {
+    let wanted = match r.activations {
+        Activations::Float => false,
+        Activations::Int8 => true,
+        Activations::Auto => r.caps.has(Need::IntegerDot),
+    };
+    wanted
+        && tensor.k % 32 == 0
+        && ops::linear::CANDIDATES
+            .iter()
+            .any(|c| c.kernel.axis("FORMAT") == tensor.format.name && c.kernel.axis("ACT") == "q8")
+}
+
+/// What is added to a product.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinearArgs<'a> {
+    /// [n]
+    pub bias: Option<&'a Tensor>,
+    /// [rows, n]; may be the result's own view.
+    pub residual: Option<&'a View>,
+    /// Where the result goes; a transient of its own otherwise.
+    pub into: Option<&'a View>,
+    /// Family of kernels, when it is not the step's.
+    pub path: Option<Path>,
+}
+
+/// `y = W·x + bias + residual`: [count, n] f32.
+///
+/// Errors: a shape that does not fit, no kernel for the format on this device.
+pub fn linear(
+    r: &mut Recorder<'_>,
+    label: &str,
+    x: &Rows,
+    count: u32,
+    weight: &Tensor,
+    args: LinearArgs<'_>,
+) -> Result<View> {
+    let int8 = takes_int8(r, weight);
+    let form = if int8 { &x.int8 } else { &x.float };
+    let Some(input) = form else {
+        return Err(Error::NoKernel { op: label.to_owned(), reasons: "its input form was not written".into() });
+    };
+    if x.width != weight.k {
+        let reasons = format!("{} has rows of {}, its input {}", weight.name, weight.k, x.width);
+        return Err(Error::NoKernel { op: label.to_owned(), reasons });
+    }
+    let axes = [("FORMAT", weight.format.name), ("ACT", if int8 { "q8" } else { "f32" })];
+    let few = args.path.unwrap_or(r.path) == Path::Rows;
+    let class = match (few, int8) {
+        (true, true) => "int8",
+        (true, false) => "float",
+        (false, true) => "prefill-int8",
+        (false, false) => "prefill-float",
+    };
+    let rows = if few { count.min(MAX_ROWS) } else { count };
+    let want = Want { axes: &axes, rows, class: Some(class) };
+    let candidate = r.select(label, ops::linear::CANDIDATES, want)?;
+    let y = match args.into {
+        Some(view) => view.clone(),
+        None => r.floats(label, count, weight.n),
+    };
+    let tile = tile_of(candidate, rows, r.caps.subgroup);
+    for window in windows(weight, r.caps.max_binding) {
+        let push = ops::linear::Push {
+            k: weight.k,
+            n: window.count,
+            rows: count,
+            row_bytes: weight.row_bytes() as u32,
+            x_stride: if int8 { weight.k / 32 * 12 } else { weight.k },
+            y_stride: weight.n,
+            residual_stride: weight.n,
+            scale: 1.0,
+            ..Default::default()
+        };
+        let start = u64::from(window.first) * 4;
+        let cut = |view: &View| {
+            let len = (u64::from(count - 1) * u64::from(weight.n) + u64::from(window.count)) * 4;
+            view.part(start, len)
+        };
+        let views = ops::linear::Args {
+            weights: window.view,
+            x: input.clone(),
+            bias: args.bias.map_or_else(|| input.clone(), |b| b.view.part(start, u64::from(window.count) * 4)),
+            residual: args.residual.map_or_else(|| input.clone(), cut),
+            y: cut(&y),
+        };
+        let mut specs = tile.specs.clone();
+        specs.push(("BIAS", u32::from(args.bias.is_some())));
+        specs.push(("RESIDUAL", u32::from(args.residual.is_some())));
+        let grid = [window.count.div_ceil(tile.outputs), count.div_ceil(tile.rows), 1];
+        r.append(label, candidate, specs, views.views(), &push, Grid::Fixed(grid))?;
+    }
+    Ok(y)
+}
+
+/// Specialisation of a candidate for a number of rows, and what one workgroup then covers.
+struct Tile {
+    specs: Vec<(&'static str, u32)>,
+    outputs: u32,
+    rows: u32,
+}
+
+fn tile_of(candidate: &'static Candidate, rows: u32, subgroup: u32) -> Tile {
+    let wg = candidate.fixed("WG").unwrap_or(subgroup);
+    let lanes = candidate.fixed("LANES").unwrap_or(1);
+    let per_lane = candidate.fixed("OUTS").unwrap_or(1);
+    let tile_rows = candidate.fixed("ROWS").unwrap_or(rows);
+    let mut specs = vec![("WG", wg), ("SG", subgroup), ("ROWS", tile_rows)];
+    specs.extend(candidate.spec.iter().filter(|(name, _)| !matches!(*name, "WG" | "ROWS")));
+    Tile { specs, outputs: (wg / lanes * per_lane).max(1), rows: tile_rows }
+}

@@ -1,0 +1,202 @@
+//! What a user asks of a sampler, checked and turned into the record the shaders read; the sizes of the buffers that
+//! sampling works in; and the result it leaves behind.
+//!
+//! A token is chosen on the device: penalties, then top-k, top-p, min-p, then temperature. Random words depend on seed,
+//! position and token id only, so the text does not depend on how many rows stand beside a row, nor on a drafter.
+
+#[cfg(test)]
+mod tests;
+
+use vkllm_shaders::records::Sampler;
+use vkllm_shaders::reference::sampler::{BIN_WORDS, BINS, HEAD_WORDS, Layout, NO_TOKEN, PARTIAL_WORDS};
+
+use crate::error::{Error, Result};
+
+/// Tokens that the penalties can look back on.
+pub const MAX_PENALTY_WINDOW: u32 = 1024;
+/// Words of a session's ring of tokens: the window and the rows in flight beyond it.
+pub const HISTORY_RING: u32 = 2 * MAX_PENALTY_WINDOW;
+
+/// How tokens are chosen. Names and meanings as users of llama.cpp know them; the truncations look at probabilities
+/// at temperature 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplerOptions {
+    /// 0 or less: always the most likely token, whatever else is set.
+    pub temperature: f32,
+    /// Keep the k most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Of those keep the fewest whose probabilities reach this share of their sum; 1 keeps all.
+    pub top_p: f32,
+    /// Of those keep the ones at least this share as likely as the most likely one; 0 keeps all.
+    pub min_p: f32,
+    pub seed: u64,
+    /// Divides positive logits of recent tokens and multiplies others; 1 is off.
+    pub repeat_penalty: f32,
+    /// Lowers the logit of a recent token, for each time it occurred.
+    pub frequency_penalty: f32,
+    /// Lowers the logit of a recent token, once.
+    pub presence_penalty: f32,
+    /// How many tokens are recent, the prompt's included; 0 switches the penalties off.
+    pub repeat_last_n: u32,
+}
+
+impl Default for SamplerOptions {
+    fn default() -> Self {
+        SamplerOptions {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            seed: 0,
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            repeat_last_n: 64,
+        }
+    }
+}
+
+impl SamplerOptions {
+    /// Always the most likely token, no penalties.
+    pub fn greedy() -> Self {
+        SamplerOptions { temperature: 0.0, ..Self::default() }
+    }
+
+    /// True when no random word is drawn.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature <= 0.0
+    }
+
+    /// True when the logits depend on earlier tokens, so that a step must record penalties.
+    pub fn has_penalties(&self) -> bool {
+        let off = self.repeat_penalty == 1.0 && self.frequency_penalty == 0.0 && self.presence_penalty == 0.0;
+        self.repeat_last_n != 0 && !off
+    }
+
+    /// The options, if each of them can be honoured.
+    ///
+    /// Errors: [`Error::Argument`] naming the option, what was found and what is allowed.
+    pub fn check(self) -> Result<Self> {
+        let within = |what: &str, value: f32, low: f32, high: f32, allowed: &str| {
+            if (low..=high).contains(&value) { Ok(()) } else { Err(argument(what, value, allowed)) }
+        };
+        if !self.is_greedy() {
+            let allowed = "0 or less (greedy), or 0.001 to 1000";
+            within("the temperature", self.temperature, 0.001, 1000.0, allowed)?;
+        }
+        within("top-p", self.top_p, 0.0, 1.0, "0 to 1")?;
+        within("min-p", self.min_p, 0.0, 1.0, "0 to 1")?;
+        within("the repetition penalty", self.repeat_penalty, 0.01, 100.0, "0.01 to 100")?;
+        within("the frequency penalty", self.frequency_penalty, -100.0, 100.0, "-100 to 100")?;
+        within("the presence penalty", self.presence_penalty, -100.0, 100.0, "-100 to 100")?;
+        if self.repeat_last_n > MAX_PENALTY_WINDOW {
+            let allowed = format!("0 to {MAX_PENALTY_WINDOW}");
+            return Err(argument(
+                "the number of tokens that penalties look back on",
+                self.repeat_last_n,
+                &allowed,
+            ));
+        }
+        Ok(self)
+    }
+
+    /// The record the shaders read. The session's ring of tokens begins at word `history` of the history buffer.
+    ///
+    /// Errors: as [`SamplerOptions::check`].
+    pub fn record(&self, history: u32) -> Result<Sampler> {
+        let options = self.check()?;
+        Ok(Sampler {
+            inverse_temperature: if options.is_greedy() { 0.0 } else { 1.0 / options.temperature },
+            top_k: options.top_k,
+            top_p: share(options.top_p),
+            min_p_distance: if options.min_p > 0.0 {
+                (-f64::from(options.min_p).ln()).max(0.0) as f32
+            } else {
+                3.0e38
+            },
+            seed_low: options.seed as u32,
+            seed_high: (options.seed >> 32) as u32,
+            repeat_penalty: options.repeat_penalty,
+            repeat_inverse: 1.0 / options.repeat_penalty,
+            frequency_penalty: options.frequency_penalty,
+            presence_penalty: options.presence_penalty,
+            penalty_window: if options.has_penalties() { options.repeat_last_n } else { 0 },
+            history,
+            ..Sampler::default()
+        })
+    }
+}
+
+fn argument(what: &str, found: impl ToString, allowed: &str) -> Error {
+    Error::Argument { what: what.to_owned(), found: found.to_string(), allowed: allowed.to_owned() }
+}
+
+/// A share in units of 2^-32, never 0 unless it is the whole, which the shaders take as off.
+fn share(of_one: f32) -> u32 {
+    if of_one >= 1.0 { 0 } else { ((f64::from(of_one) * 4_294_967_296.0) as u32).max(1) }
+}
+
+/// Sizes of the working record of a row (`part` of the sampling ops), in words unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Grid of `argmax`.
+    pub slices: u32,
+    /// Grid of `sample_histogram` and `sample_collect`.
+    pub groups: u32,
+    /// Words that `argmax` clears.
+    pub clear: u32,
+    /// Tokens that fit in the list of undecided ones.
+    pub list: u32,
+    /// From a row's record to the next.
+    pub stride: u32,
+}
+
+impl Work {
+    /// For steps in which every row is greedy: only `argmax` and `sample` run.
+    pub fn greedy(n: u32) -> Self {
+        let layout = Layout::new(n as usize);
+        Work {
+            slices: layout.slices as u32,
+            groups: layout.groups as u32,
+            clear: 0,
+            list: 0,
+            stride: (layout.slices * PARTIAL_WORDS) as u32,
+        }
+    }
+
+    /// For steps with any rows.
+    pub fn sampled(n: u32) -> Self {
+        // More undecided tokens than this come from logits that are nearly all alike; such rows are scanned instead.
+        let list = (n / 16).max(1024);
+        let clear = (HEAD_WORDS + BINS * BIN_WORDS) as u32;
+        Work { clear, list, stride: Layout::new(n as usize).list as u32 + 2 * list, ..Work::greedy(n) }
+    }
+
+    /// Bytes of the working records of `rows` rows.
+    pub fn bytes(&self, rows: u32) -> u64 {
+        4 * u64::from(self.stride) * u64::from(rows)
+    }
+}
+
+/// A record of `results`, as the shaders write it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Drawn {
+    /// The token, or `0xffff_ffff`: see [`Drawn::token`].
+    pub id: u32,
+    /// ln of its probability at temperature 1, after penalties and before truncation.
+    pub ln_p: f32,
+    /// Where it stands in the conversation.
+    pub position: u32,
+    /// Segment of the row it was drawn from.
+    pub segment: u32,
+}
+
+impl Drawn {
+    /// The token.
+    ///
+    /// Errors: [`Error::NotFinite`] when no logit of the row was a number a token can be chosen by.
+    pub fn token(&self) -> Result<u32> {
+        if self.id == NO_TOKEN { Err(Error::NotFinite { position: self.position }) } else { Ok(self.id) }
+    }
+}

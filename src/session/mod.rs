@@ -1,0 +1,291 @@
+//! One conversation with a model: its tokens, its place in the cache, and the text that comes out.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::{Drawn, Model, Tail};
+use crate::error::{Error, Result};
+use crate::ops::{Choice, Draw, Path};
+use crate::sample::SamplerOptions;
+use crate::text::StreamDecoder;
+
+/// Prompts of at most this many tokens are computed by the decode kernels, longer ones by the prefill kernels.
+/// A prompt's class depends on its length alone.
+const SHORT_PROMPT: usize = 16;
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended the text.
+    End,
+    /// The wanted number of tokens is there.
+    Length,
+    /// The context is full.
+    Context,
+}
+
+/// A generated token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    pub id: u32,
+    /// Text that became complete with this token; empty in the middle of a character and without a vocabulary.
+    pub text: String,
+    /// Natural logarithm of the token's probability at temperature 1, before truncation.
+    pub logprob: f32,
+}
+
+/// What a generation yields.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    Token(Token),
+    /// The end, with text that was held back for a character that never became complete.
+    Done {
+        finish: Finish,
+        text: String,
+    },
+}
+
+/// What to generate.
+#[derive(Clone, Copy, Debug)]
+pub struct GenerateOptions {
+    /// Tokens at most; `None` until the model ends or the context is full.
+    pub max_tokens: Option<usize>,
+    /// Go on when the model ends the text.
+    pub ignore_end: bool,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        GenerateOptions { max_tokens: Some(128), ignore_end: false }
+    }
+}
+
+/// Where time went since the session began.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    pub prompt_tokens: u64,
+    pub prompt_time: Duration,
+    pub generated: u64,
+    pub decode_time: Duration,
+    /// Host time of the decode steps after the first: writing, submitting and reading, not waiting.
+    pub host_time: Duration,
+    /// Decode steps that `host_time` covers.
+    pub host_steps: u64,
+    /// Recordings made during those steps; 0 when all were replayed.
+    pub rerecorded: u64,
+}
+
+/// One conversation.
+pub struct Session {
+    model: Model,
+    slot: u32,
+    tokens: Vec<u32>,
+    /// Positions whose keys and values are in the cache; the token drawn last is not among them.
+    computed: usize,
+    sampler: SamplerOptions,
+    stats: Stats,
+    /// Rows of one prefill step; at most 16 means that the decode kernels compute prompts too.
+    batch: u32,
+}
+
+impl Session {
+    /// Starts a conversation.
+    ///
+    /// Errors: sampler options out of range, no free place in the model.
+    pub fn new(model: &Model, sampler: SamplerOptions) -> Result<Self> {
+        let sampler = sampler.check()?;
+        let mut engine = model.engine();
+        let slot = engine.take_slot()?;
+        let record = sampler.record(engine.history_of(slot))?;
+        let written = engine.set_sampler(slot, &record);
+        let batch = engine.batch();
+        if let Err(error) = written {
+            engine.free_slot(slot);
+            return Err(error);
+        }
+        drop(engine);
+        Ok(Session { model: model.clone(), slot, tokens: Vec::new(), computed: 0, sampler, stats: Stats::default(), batch })
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Tokens of the conversation so far, prompts and answers.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.model.config().vocab;
+        if let Some(&found) = tokens.iter().find(|&&token| token >= vocab) {
+            return Err(Error::NoSuchToken { found, allowed: vocab });
+        }
+        let room = (self.model.context() as usize).saturating_sub(self.tokens.len());
+        if tokens.len() > room {
+            return Err(Error::PromptTooLong { found: tokens.len(), allowed: room });
+        }
+        Ok(())
+    }
+
+    /// Kernels and step size for a prompt.
+    fn path(&self, tokens: usize) -> (Path, usize) {
+        if tokens <= SHORT_PROMPT || self.batch as usize <= SHORT_PROMPT {
+            (Path::Rows, SHORT_PROMPT.min(self.batch as usize))
+        } else {
+            (Path::Prefill, self.batch as usize)
+        }
+    }
+
+    fn draw(&self) -> Draw {
+        let choice = if self.sampler.is_greedy() { Choice::Greedy } else { Choice::Sampled };
+        Draw { choice, penalties: self.sampler.has_penalties() }
+    }
+
+    /// Logits of every given token, `[tokens, vocab]`; the tokens join the conversation.
+    ///
+    /// Errors: a token the vocabulary does not have, more tokens than the context holds.
+    pub fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        self.check(tokens)?;
+        let (path, size) = self.path(tokens.len());
+        let model = self.model.clone();
+        let mut engine = model.engine();
+        let size = size.min(engine.most_logits() as usize);
+        let skip = self.tokens.len() - self.computed;
+        let mut all = Vec::new();
+        self.tokens.extend_from_slice(tokens);
+        while self.computed < self.tokens.len() {
+            let chunk = &self.tokens[self.computed..self.tokens.len().min(self.computed + size)];
+            engine.tokens(self.slot, chunk, self.computed as u32, path, Tail::Logits)?;
+            all.extend(engine.logits(chunk.len() as u32)?);
+            self.computed += chunk.len();
+        }
+        all.drain(..skip * self.model.config().vocab as usize);
+        Ok(all)
+    }
+
+    /// Appends the prompt and generates: an iterator of events that computes one token at a time. Dropping it stops.
+    ///
+    /// Errors: an empty prompt, tokens the vocabulary does not have, a prompt longer than the context has room for.
+    pub fn generate(&mut self, prompt: &[u32], options: GenerateOptions) -> Result<Generation<'_>> {
+        if prompt.is_empty() {
+            return Err(Error::Argument {
+                what: "the number of prompt tokens".into(),
+                found: "0".into(),
+                allowed: "1 or more".into(),
+            });
+        }
+        self.check(prompt)?;
+        Ok(Generation {
+            prompt: prompt.to_vec(),
+            options,
+            decoder: StreamDecoder::new(),
+            generated: 0,
+            done: false,
+            session: self,
+        })
+    }
+
+    /// Computes the prompt and draws the first token.
+    fn prefill(&mut self, prompt: &[u32]) -> Result<Drawn> {
+        let began = Instant::now();
+        let (path, size) = self.path(prompt.len());
+        let tail = Tail::Sample(self.draw());
+        let model = self.model.clone();
+        let mut engine = model.engine();
+        self.tokens.extend_from_slice(prompt);
+        while self.computed < self.tokens.len() {
+            let end = self.tokens.len().min(self.computed + size);
+            let tail = if end == self.tokens.len() { tail } else { Tail::None };
+            engine.tokens(self.slot, &self.tokens[self.computed..end], self.computed as u32, path, tail)?;
+            self.computed = end;
+        }
+        let drawn = engine.drawn(self.slot)?;
+        self.stats.prompt_tokens += prompt.len() as u64;
+        self.stats.prompt_time += began.elapsed();
+        Ok(drawn)
+    }
+
+    /// Computes the token drawn last and draws the next.
+    fn decode(&mut self) -> Result<Drawn> {
+        let began = Instant::now();
+        let draw = self.draw();
+        let position = self.computed as u32;
+        let mut engine = self.model.engine();
+        let (host, made) = (engine.times.host, engine.recordings_made());
+        let drawn = engine.decode(self.slot, position, draw)?;
+        self.computed += 1;
+        // The first decode step of a session may record; the rest must replay.
+        if self.stats.generated > 1 {
+            self.stats.host_time += engine.times.host - host;
+            self.stats.host_steps += 1;
+            self.stats.rerecorded += engine.recordings_made() - made;
+        }
+        drop(engine);
+        self.stats.decode_time += began.elapsed();
+        Ok(drawn)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.model.engine().free_slot(self.slot);
+    }
+}
+
+/// A running generation.
+pub struct Generation<'a> {
+    session: &'a mut Session,
+    prompt: Vec<u32>,
+    options: GenerateOptions,
+    decoder: StreamDecoder,
+    generated: usize,
+    done: bool,
+}
+
+impl Generation<'_> {
+    fn finish(&mut self, finish: Finish) -> Event {
+        self.done = true;
+        Event::Done { finish, text: self.decoder.finish() }
+    }
+
+    fn step(&mut self) -> Result<Event> {
+        if self.options.max_tokens.is_some_and(|most| self.generated >= most) {
+            return Ok(self.finish(Finish::Length));
+        }
+        let drawn = if self.generated == 0 {
+            let prompt = std::mem::take(&mut self.prompt);
+            self.session.prefill(&prompt)?
+        } else if self.session.tokens.len() > self.session.model.context() as usize {
+            return Ok(self.finish(Finish::Context));
+        } else {
+            self.session.decode()?
+        };
+        let model = self.session.model.clone();
+        let vocabulary = model.vocabulary();
+        if !self.options.ignore_end && vocabulary.is_some_and(|v| v.is_end(drawn.token)) {
+            return Ok(self.finish(Finish::End));
+        }
+        self.generated += 1;
+        self.session.stats.generated += 1;
+        self.session.tokens.push(drawn.token);
+        let text = vocabulary.map_or_else(String::new, |v| self.decoder.push(v, drawn.token));
+        Ok(Event::Token(Token { id: drawn.token, text, logprob: drawn.logprob }))
+    }
+}
+
+impl Iterator for Generation<'_> {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let event = self.step();
+        self.done |= event.is_err();
+        Some(event)
+    }
+}

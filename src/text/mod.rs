@@ -1,0 +1,17 @@
+//! Text to token ids and back: vocabularies as GGUF files describe them, and the streaming decoder.
+
+mod alphabet;
+mod classify;
+mod error;
+mod from_gguf;
+mod merge;
+mod packed;
+mod pre;
+mod special;
+mod stream;
+mod vocabulary;
+
+pub use error::TextError;
+pub use pre::pre_tokenizer_names;
+pub use stream::StreamDecoder;
+pub use vocabulary::{EncodeOptions, TokenKind, Vocabulary, VocabularyKind, VocabularySource};

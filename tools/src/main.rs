@@ -1,0 +1,36 @@
+//! `cargo xtask`: what the project's own development needs and its users do not.
+
+mod check;
+mod shaders;
+mod synth;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Tasks of vkllm's development.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Check the rules of the house that a compiler does not know.
+    Check(check::CheckArgs),
+    /// Compile the shaders, reflect their interfaces, and write or check `shaders/spirv`.
+    Shaders(shaders::ShadersArgs),
+    /// Write a model with the shapes of a real one and random weights.
+    Synth(synth::SynthArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Task::parse() {
+        Task::Check(args) => check::run(args),
+        Task::Shaders(args) => shaders::run(args),
+        Task::Synth(args) => synth::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
