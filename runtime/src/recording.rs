@@ -176,7 +176,7 @@ impl Recording {
                 let of = self.memory_name(view);
                 return Err(format!("view {name}, bytes {offset}..+{len} of {of}, is empty or leaves it"));
             }
-            if view.offset % u64::from(binding.stride.min(16)) != 0 {
+            if view.offset % u64::from(binding.stride.max(4)) != 0 {
                 let stride = binding.stride;
                 return Err(format!("view {name} starts at byte {}, not a multiple of {stride}", view.offset));
             }

@@ -9,11 +9,6 @@
 #include "grid_iq3_s.glsl"
 #include "iq.glsl"
 
-// The sizes 1, 3, ... 15 of the four 4-bit codes of a vector.
-uint iq3_s_sizes(uint index) {
-    return iq_nibbles(iq_vector(index)) * 2 + 0x01010101;
-}
-
 void format_unit(uint base, uint unit, out Group g[FORMAT_GROUPS]) {
     uint start = base + (unit >> 3) * FORMAT_BYTES;
     uint group = unit & 7;
@@ -21,7 +16,7 @@ void format_unit(uint base, uint unit, out Group g[FORMAT_GROUPS]) {
     uint signs = weights_u32(start + 74 + group * 4);
     [[unroll]] for (int i = 0; i < 8; i++) {
         uint low = (weights_u32(start + 2 + group * 8 + i / 4 * 4) >> (i % 4 * 8)) & 0xff;
-        g[0].q[i] = iq_signed(iq3_s_sizes(low | ((ninth >> i) & 1) << 8), signs >> (4 * i));
+        g[0].q[i] = iq_signed(GRID[low | ((ninth >> i) & 1) << 8], signs >> (4 * i));
     }
     uint scale = (weights_u8(start + 106 + group / 2) >> (4 * (group & 1))) & 15;
     g[0].d = vec2(weights_f16(start) * float(2 * scale + 1));

@@ -8,12 +8,6 @@
 #include "grid_iq3_xxs.glsl"
 #include "iq.glsl"
 
-// The sizes 4, 12, ... 52, 62 of four 4-bit codes.
-uint iq3_xxs_sizes(uint codes) {
-    uint t = iq_nibbles(codes);
-    return t * 8 + 0x04040404 + ((t & (t >> 1) & (t >> 2) & 0x01010101) << 1);
-}
-
 void format_unit(uint base, uint unit, out Group g[FORMAT_GROUPS]) {
     uint start = base + (unit >> 3) * FORMAT_BYTES;
     uint group = unit & 7;
@@ -22,8 +16,8 @@ void format_unit(uint base, uint unit, out Group g[FORMAT_GROUPS]) {
     [[unroll]] for (int i = 0; i < 4; i++) {
         uint indices = weights_u32(start + 2 + group * 8 + i / 2 * 4) >> (i % 2 * 16);
         uint signs = iq_even_signs(fields, parity, 7 * i);
-        g[0].q[2 * i] = iq_signed(iq3_xxs_sizes(iq_vector(indices & 0xff)), signs);
-        g[0].q[2 * i + 1] = iq_signed(iq3_xxs_sizes(iq_vector((indices >> 8) & 0xff)), signs >> 4);
+        g[0].q[2 * i] = iq_signed(GRID[indices & 0xff], signs);
+        g[0].q[2 * i + 1] = iq_signed(GRID[(indices >> 8) & 0xff], signs >> 4);
     }
     g[0].d = vec2(weights_f16(start) * (0.5 + float(fields >> 28)) * 0.5);
     g[0].m = vec2(0.0);

@@ -1,6 +1,6 @@
-// Grid of iq2_xs: eight 2-bit codes of 8, 25, 43. Two vectors of 16 bits per word, lowest
-// bits first. The table is ggml's, as the format's definition. Not `const`: drivers without constant data would copy
-// a constant array at every lookup, a global one only once per invocation.
+// Grid of iq2_xs: eight 2-bit codes of 8, 25, 43 per vector, two vectors of 16 bits per word. The table
+// is ggml's, as the format's definition. Not `const`: drivers without constant data would copy a constant
+// array at every lookup, a global one only once per invocation.
 uint GRID[256] = uint[](
     0x00020000u, 0x00080005u, 0x0011000au, 0x00160014u, 0x00200019u, 0x00250022u, 0x00410028u, 0x00460044u,
     0x00500049u, 0x00550052u, 0x00610058u, 0x00800064u, 0x00850082u, 0x00910088u, 0x00990094u, 0x010100a0u,

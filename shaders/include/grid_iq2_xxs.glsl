@@ -1,6 +1,6 @@
-// Grid of iq2_xxs: eight 2-bit codes of 8, 25, 43. Two vectors of 16 bits per word, lowest
-// bits first. The table is ggml's, as the format's definition. Not `const`: drivers without constant data would copy
-// a constant array at every lookup, a global one only once per invocation.
+// Grid of iq2_xxs: eight 2-bit codes of 8, 25, 43 per vector, two vectors of 16 bits per word. The table
+// is ggml's, as the format's definition. Not `const`: drivers without constant data would copy a constant
+// array at every lookup, a global one only once per invocation.
 uint GRID[128] = uint[](
     0x00020000u, 0x00080005u, 0x0011000au, 0x00200014u, 0x00280022u, 0x0041002au, 0x00500044u, 0x00610058u,
     0x00800064u, 0x008a0082u, 0x010100a2u, 0x01100104u, 0x01400115u, 0x01980184u, 0x02020200u, 0x02820222u,

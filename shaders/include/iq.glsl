@@ -1,6 +1,6 @@
 // What the iq formats share, after GRID (one of grid_*.glsl): vectors of codes to bytes, and their signs.
 
-// The vector of an index, 16 bits.
+// Vector of an index where GRID packs two of 16 bits per word.
 uint iq_vector(uint index) {
     return (GRID[index >> 1] >> ((index & 1) * 16)) & 0xffff;
 }
@@ -9,12 +9,6 @@ uint iq_vector(uint index) {
 uint iq_pairs(uint codes) {
     uint t = (codes | (codes << 12)) & 0x000f000f;
     return (t | (t << 6)) & 0x03030303;
-}
-
-// Four 4-bit codes, lowest first, to four bytes.
-uint iq_nibbles(uint codes) {
-    uint t = (codes | (codes << 8)) & 0x00ff00ff;
-    return (t | (t << 4)) & 0x0f0f0f0f;
 }
 
 // The sizes 8, 25, 43 of four 2-bit codes.

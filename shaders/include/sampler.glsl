@@ -30,7 +30,8 @@ const uint NO_TOKEN = 0xffffffffu;
 // StepRow.flags: the row moves on to the chosen token.
 const uint ROW_ADVANCE = 1u;
 
-// Ids per partial result of `argmax`; its words: largest key, lowest id that has it, mass in units of 2^-21 of that key.
+// Ids per partial result of `argmax`; its words: largest key, lowest id that has it, mass in units of 2^-21 of the mass
+// of that key.
 const uint SLICE = 512u;
 const uint PARTIAL_WORDS = 3u;
 // Slices per workgroup of the stages between `argmax` and `sample`.

@@ -1,5 +1,5 @@
 // Attention's parts to its result: a row's own chunks, merged in ascending order. HEAD_V is a multiple of 4.
-// Any number of workgroups does; as many as there are WG lane items is best.
+// The grid is (any, rows, 1): any number of workgroups does, as many as a row has WG lane items is best.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -59,23 +59,23 @@ vec4 merge(uint row, uint element) {
 }
 
 void main() {
+    uint row = gl_WorkGroupID.y;
+    if (row >= push.row_count) {
+        return;
+    }
     uint k = push.n_head * HEAD_V;
-    uint row_items = q8_items(k);
-    uint items = push.row_count * row_items;
+    uint items = q8_items(k);
     // Whole subgroups step together, so that the lanes of a block always do.
     for (uint first = gl_WorkGroupID.x * WG; first < items; first += gl_NumWorkGroups.x * WG) {
-        uint index = first + gl_LocalInvocationIndex;
-        bool live = index < items;
-        uint row = live ? index / row_items : 0u;
-        uint item = index % row_items;
+        uint item = first + gl_LocalInvocationIndex;
         vec4 v[QUADS];
         [[unroll]] for (uint i = 0u; i < QUADS; i++) {
             uint element = item * OWN + 4u * i;
             v[i] = vec4(0.0);
-            if (live && element < k) {
+            if (element < k) {
                 v[i] = merge(row, element);
             }
         }
-        emit(row, k, item, live, v);
+        emit(row, k, item, item < items, v);
     }
 }

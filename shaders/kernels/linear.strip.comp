@@ -101,7 +101,7 @@ void main() {
         int xe[ROWS][STRIP];
         [[unroll]] for (uint r = 0u; r < ROWS; r++) {
             [[unroll]] for (uint e = 0u; e < STRIP; e++) {
-                xe[r][e] = (bitfieldExtract(int(v[r][e / 32u * 3u + e % 32u / 16u][e % 16u / 4u]), int(e % 4u * 8u), 8));
+                xe[r][e] = bitfieldExtract(int(v[r][e / 32u * 3u + e % 32u / 16u][e % 16u / 4u]), int(e % 4u * 8u), 8);
             }
         }
 #endif
@@ -123,8 +123,8 @@ void main() {
                         high[r] = 0;
                     }
                     [[unroll]] for (uint e = 0u; e < 16u; e++) {
-                        int w0 = (bitfieldExtract(g[i].q[e / 4u], int(e % 4u * 8u), 8));
-                        int w1 = (bitfieldExtract(g[i].q[e / 4u + 4u], int(e % 4u * 8u), 8));
+                        int w0 = bitfieldExtract(g[i].q[e / 4u], int(e % 4u * 8u), 8);
+                        int w1 = bitfieldExtract(g[i].q[e / 4u + 4u], int(e % 4u * 8u), 8);
                         [[unroll]] for (uint r = 0u; r < ROWS; r++) {
                             low[r] += w0 * xe[r][group * 32u + e];
                             high[r] += w1 * xe[r][group * 32u + e + 16u];
@@ -158,6 +158,7 @@ void main() {
                 }
 #endif
             }
+            // The sum goes to the lane that will store the output.
             [[unroll]] for (uint r = 0u; r < ROWS; r++) {
                 float sum = strip_sum(part[r]);
                 [[unroll]] for (uint o = 0u; o < OUTS; o++) {

@@ -18,7 +18,7 @@ const uint TILE = SIDE * OUTS;
 const uint MICRO = ROWS / LANES;
 
 #ifdef ACT_Q8
-// Two groups of 32 elements per step. Five vectors per output, three per pair of scales: strides without bank conflicts.
+// Two groups of 32 elements per step; strides of five and three vectors per output keep banks apart.
 const uint STEP_GROUPS = 2u;
 shared ivec4 tile_q[TILE * 5u];
 shared vec4 tile_scale[TILE * 3u];

@@ -1,6 +1,6 @@
 // Last stage of every choice of a token: the best of what the stages before have found, its logarithmic probability,
-// and the step row moved on to it. Where top-k or top-p end within a bin it finds the exact end by bisection, first over
-// keys, then over the ids that share the last key. One subgroup per row.
+// and the step row moved on to it. Where top-k or top-p end within a bin it finds the exact end by bisection, first
+// over keys, then over the ids that share the last key. One subgroup per row.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require

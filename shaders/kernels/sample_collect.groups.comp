@@ -1,5 +1,6 @@
 // Third stage of a sampled row: finds the bins in which top-k and top-p end, draws among the tokens that are kept
-// whatever the exact end is, and lists those that the last stage has to decide. One subgroup per group of slices and row.
+// whatever the exact end is, and lists those that the last stage has to decide. One subgroup per group of slices and
+// row.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require

@@ -63,8 +63,8 @@ const fn linear(
 const MATVEC: Spec = &[("WG", 128), ("LANES", 16)];
 /// 64 outputs by 64 rows, four by four per lane.
 const TILED: Spec = &[("WG", 256), ("LANES", 16), ("OUTS", 4), ("ROWS", 64)];
-/// Wider tiles than four rows cost more to compile than they save.
-const STRIP_1: Spec = &[("OUTS", 4), ("ROWS", 1)];
+/// Wider tiles than four rows, or more outputs beside them, cost more to compile than they save.
+const STRIP_1: Spec = &[("OUTS", 8), ("ROWS", 1)];
 const STRIP_2: Spec = &[("OUTS", 4), ("ROWS", 2)];
 const STRIP_4: Spec = &[("OUTS", 4), ("ROWS", 4)];
 

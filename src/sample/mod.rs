@@ -1,5 +1,4 @@
-//! What a user asks of a sampler, checked and turned into the record the shaders read; the sizes of the buffers that
-//! sampling works in; and the result it leaves behind.
+//! What a user asks of a sampler, checked and turned into the record the shaders read.
 //!
 //! A token is chosen on the device: penalties, then top-k, top-p, min-p, then temperature. Random words depend on seed,
 //! position and token id only, so the text does not depend on how many rows stand beside a row, nor on a drafter.
@@ -8,15 +7,11 @@
 mod tests;
 
 use vkllm_shaders::records::Sampler;
-use vkllm_shaders::reference::sampler::{BIN_WORDS, BINS, HEAD_WORDS, Layout, NO_TOKEN, PARTIAL_WORDS};
 
 use crate::error::{Error, Result};
 
 /// Tokens that the penalties can look back on.
 pub const MAX_PENALTY_WINDOW: u32 = 1024;
-/// Words of a session's ring of tokens: the window and the rows in flight beyond it.
-pub const HISTORY_RING: u32 = 2 * MAX_PENALTY_WINDOW;
-
 /// How tokens are chosen. Names and meanings as users of llama.cpp know them; the truncations look at probabilities
 /// at temperature 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -134,69 +129,4 @@ fn argument(what: &str, found: impl ToString, allowed: &str) -> Error {
 /// A share in units of 2^-32, never 0 unless it is the whole, which the shaders take as off.
 fn share(of_one: f32) -> u32 {
     if of_one >= 1.0 { 0 } else { ((f64::from(of_one) * 4_294_967_296.0) as u32).max(1) }
-}
-
-/// Sizes of the working record of a row (`part` of the sampling ops), in words unless said otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Work {
-    /// Grid of `argmax`.
-    pub slices: u32,
-    /// Grid of `sample_histogram` and `sample_collect`.
-    pub groups: u32,
-    /// Words that `argmax` clears.
-    pub clear: u32,
-    /// Tokens that fit in the list of undecided ones.
-    pub list: u32,
-    /// From a row's record to the next.
-    pub stride: u32,
-}
-
-impl Work {
-    /// For steps in which every row is greedy: only `argmax` and `sample` run.
-    pub fn greedy(n: u32) -> Self {
-        let layout = Layout::new(n as usize);
-        Work {
-            slices: layout.slices as u32,
-            groups: layout.groups as u32,
-            clear: 0,
-            list: 0,
-            stride: (layout.slices * PARTIAL_WORDS) as u32,
-        }
-    }
-
-    /// For steps with any rows.
-    pub fn sampled(n: u32) -> Self {
-        // More undecided tokens than this come from logits that are nearly all alike; such rows are scanned instead.
-        let list = (n / 16).max(1024);
-        let clear = (HEAD_WORDS + BINS * BIN_WORDS) as u32;
-        Work { clear, list, stride: Layout::new(n as usize).list as u32 + 2 * list, ..Work::greedy(n) }
-    }
-
-    /// Bytes of the working records of `rows` rows.
-    pub fn bytes(&self, rows: u32) -> u64 {
-        4 * u64::from(self.stride) * u64::from(rows)
-    }
-}
-
-/// A record of `results`, as the shaders write it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Drawn {
-    /// The token, or `0xffff_ffff`: see [`Drawn::token`].
-    pub id: u32,
-    /// ln of its probability at temperature 1, after penalties and before truncation.
-    pub ln_p: f32,
-    /// Where it stands in the conversation.
-    pub position: u32,
-    /// Segment of the row it was drawn from.
-    pub segment: u32,
-}
-
-impl Drawn {
-    /// The token.
-    ///
-    /// Errors: [`Error::NotFinite`] when no logit of the row was a number a token can be chosen by.
-    pub fn token(&self) -> Result<u32> {
-        if self.id == NO_TOKEN { Err(Error::NotFinite { position: self.position }) } else { Ok(self.id) }
-    }
 }

@@ -39,9 +39,11 @@ const LAYERS: &[&[&str]] = &[
     &["blocks"],
     &["ops"],
     &["cache"],
-    &["tensor", "weights", "batch"],
-    &["gguf", "text"],
+    &["weights", "batch"],
+    &["tensor"],
     &["error"],
+    &["text"],
+    &["gguf"],
 ];
 
 /// Parts of the runtime that know nothing of Vulkan.

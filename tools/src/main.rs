@@ -2,6 +2,7 @@
 
 mod check;
 mod shaders;
+#[cfg(feature = "synth")]
 mod synth;
 
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ enum Task {
     /// Compile the shaders, reflect their interfaces, and write or check `shaders/spirv`.
     Shaders(shaders::ShadersArgs),
     /// Write a model with the shapes of a real one and random weights.
+    #[cfg(feature = "synth")]
     Synth(synth::SynthArgs),
 }
 
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Check(args) => check::run(args),
         Task::Shaders(args) => shaders::run(args),
+        #[cfg(feature = "synth")]
         Task::Synth(args) => synth::run(args),
     };
     match result {
