@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::buffer::{Buffer, Inner, Usage};
 use crate::caps::{Caps, Need};
-use crate::encode::{Encoded, constant_bytes};
+use crate::encode::{Encoded, Fence, constant_bytes};
 use crate::error::Error;
+use crate::hazard::between;
 use crate::memory::{Storage, VulkanBuffer};
 use crate::pipeline::Pipelines;
 use crate::recording::Recording;
@@ -59,11 +60,19 @@ pub struct DeviceInfo {
     pub caps: Caps,
 }
 
-/// An open Vulkan device with what is shared by everything on it. Dropped in this order.
+/// An open Vulkan device with what is shared by everything on it.
 pub(crate) struct Gpu {
     pub(crate) timeline: Arc<Timeline>,
+    fence: Fence,
     pub(crate) pipelines: Pipelines,
     pub(crate) context: Arc<Context>,
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // A ticket may outlive the device; what its submission uses must not be destroyed before it ends.
+        self.timeline.settle();
+    }
 }
 
 enum Backend {
@@ -110,7 +119,8 @@ impl Device {
             let context = Arc::new(Context::open(options)?);
             let pipelines = Pipelines::new(&context, options.cache_dir.as_deref())?;
             let timeline = Arc::new(Timeline::new(&context)?);
-            Backend::Vulkan(Arc::new(Gpu { timeline, pipelines, context }))
+            let fence = Fence::new(&context)?;
+            Backend::Vulkan(Arc::new(Gpu { timeline, fence, pipelines, context }))
         };
         Ok(Device { backend: Arc::new(backend) })
     }
@@ -161,8 +171,19 @@ impl Device {
         })
     }
 
-    /// Submits compiled recordings in order, in one submission. A recording that is still pending is waited for.
+    /// Submits compiled recordings in order, in one submission, with barriers between those that touch the same
+    /// bytes. A recording that is still pending is waited for.
     pub fn submit(&self, parts: &[&Compiled]) -> Result<Ticket, Error> {
+        self.submit_parts(parts, true)
+    }
+
+    /// As [`Device::submit`], without the barriers between parts. Exists so that tests can show that a missing one
+    /// is noticed.
+    pub fn submit_unfenced(&self, parts: &[&Compiled]) -> Result<Ticket, Error> {
+        self.submit_parts(parts, false)
+    }
+
+    fn submit_parts(&self, parts: &[&Compiled], fenced: bool) -> Result<Ticket, Error> {
         let doing: Arc<str> = parts.first().map_or_else(|| "nothing".into(), |part| Arc::clone(&part.name));
         match &*self.backend {
             Backend::Reference(_) => {
@@ -175,9 +196,19 @@ impl Device {
                 Ok(Ticket { timeline: None, doing })
             }
             Backend::Vulkan(gpu) => {
-                let mut buffers = Vec::with_capacity(parts.len());
+                let mut encoded_parts = Vec::with_capacity(parts.len());
                 for part in parts {
-                    let Work::Vulkan(encoded) = &part.work else { return Err(foreign(part)) };
+                    match &part.work {
+                        Work::Vulkan(encoded) if encoded.is_of(gpu) => encoded_parts.push(encoded),
+                        _ => return Err(foreign(part)),
+                    }
+                }
+                let edges: Vec<_> = encoded_parts.iter().map(|encoded| &encoded.edges).collect();
+                let mut buffers = Vec::with_capacity(2 * parts.len());
+                for ((part, encoded), barrier) in parts.iter().zip(&encoded_parts).zip(between(&edges)) {
+                    if barrier && fenced {
+                        buffers.push(gpu.fence.commands);
+                    }
                     let last = encoded.last.load(Ordering::Acquire);
                     if last > 0 {
                         gpu.timeline.wait(last, &part.name)?;
@@ -185,10 +216,8 @@ impl Device {
                     buffers.push(encoded.commands);
                 }
                 let value = gpu.timeline.submit(&buffers)?;
-                for part in parts {
-                    if let Work::Vulkan(encoded) = &part.work {
-                        encoded.last.store(value, Ordering::Release);
-                    }
+                for encoded in encoded_parts {
+                    encoded.last.store(value, Ordering::Release);
                 }
                 Ok(Ticket { timeline: Some((Arc::clone(&gpu.timeline), value)), doing })
             }

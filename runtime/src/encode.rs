@@ -10,7 +10,7 @@ use ash::vk;
 use crate::buffer::{Buffer, Inner, Memory, Usage, View};
 use crate::device::{CompileOptions, Gpu};
 use crate::error::Error;
-use crate::hazard::{Range, Touches, barriers};
+use crate::hazard::{Edges, Range, Touches, barriers, edges};
 use crate::kernel::Kernel;
 use crate::memory::{Storage, VulkanBuffer};
 use crate::pipeline::Pipeline;
@@ -41,6 +41,8 @@ pub(crate) struct Encoded {
     query_count: u32,
     labels: Vec<(String, &'static str, u64)>,
     barriers: usize,
+    /// What must be fenced from other parts of a submission.
+    pub(crate) edges: Edges,
     arena: u64,
     // Kept alive while the command buffer names them.
     _buffers: Vec<Buffer>,
@@ -150,6 +152,7 @@ impl Encoded {
             .collect::<Result<Vec<_>, Error>>()?;
         let mut before = barriers(&touches);
         let count = before.iter().filter(|&&b| b).count();
+        let edges = edges(&touches, &before);
         if let Some(omitted) = options.omit_barrier {
             if let Some(flag) = before.iter_mut().filter(|b| **b).nth(omitted) {
                 *flag = false;
@@ -173,6 +176,7 @@ impl Encoded {
             query_count: 0,
             labels: Vec::new(),
             barriers: count,
+            edges,
             arena: arena_size,
             _buffers: held.into_values().collect(),
             _pipelines: Vec::new(),
@@ -407,6 +411,11 @@ impl Encoded {
         Ok(pipeline)
     }
 
+    /// Whether it was compiled on this device.
+    pub(crate) fn is_of(&self, gpu: &Arc<Gpu>) -> bool {
+        Arc::ptr_eq(&self.gpu, gpu)
+    }
+
     /// Barriers inferred for the recording.
     pub(crate) fn barriers(&self) -> usize {
         self.barriers
@@ -447,6 +456,44 @@ impl Encoded {
             })
             .collect();
         Times { total_nanoseconds: spans(&ends, period)[0].filter(|&t| t > 0), labels }
+    }
+}
+
+/// A command buffer that holds one barrier, to stand between parts of a submission.
+pub(crate) struct Fence {
+    pub(crate) commands: vk::CommandBuffer,
+    pool: vk::CommandPool,
+    context: Arc<Context>,
+}
+
+impl Fence {
+    pub(crate) fn new(context: &Arc<Context>) -> Result<Self, Error> {
+        let device = &context.device;
+        let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.family);
+        // SAFETY: the device is alive; the pool is destroyed when the fence drops.
+        let pool = unsafe { device.create_command_pool(&info, None) }.map_err(failed("vkCreateCommandPool"))?;
+        let mut fence = Fence { commands: vk::CommandBuffer::null(), pool, context: Arc::clone(context) };
+        let info = vk::CommandBufferAllocateInfo::default()
+            .command_pool(pool)
+            .level(vk::CommandBufferLevel::PRIMARY)
+            .command_buffer_count(1);
+        let begin = vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::SIMULTANEOUS_USE);
+        // SAFETY: a fresh command buffer, used by this thread only until it is complete.
+        unsafe {
+            fence.commands =
+                device.allocate_command_buffers(&info).map_err(failed("vkAllocateCommandBuffers"))?[0];
+            device.begin_command_buffer(fence.commands, &begin).map_err(failed("vkBeginCommandBuffer"))?;
+            barrier(context, fence.commands, false);
+            device.end_command_buffer(fence.commands).map_err(failed("vkEndCommandBuffer"))?;
+        }
+        Ok(fence)
+    }
+}
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        // SAFETY: the device waited for its last submission before it let go of the fence.
+        unsafe { self.context.device.destroy_command_pool(self.pool, None) };
     }
 }
 

@@ -73,12 +73,19 @@ impl Timeline {
     }
 }
 
-impl Drop for Timeline {
-    fn drop(&mut self) {
+impl Timeline {
+    /// Waits for everything submitted; failure is left to whoever holds a ticket.
+    pub(crate) fn settle(&self) {
         let last = *lock(&self.last);
         if last > 0 {
             let _ = self.wait(last, "closing the device");
         }
+    }
+}
+
+impl Drop for Timeline {
+    fn drop(&mut self) {
+        self.settle();
         // SAFETY: no submission uses it any more.
         unsafe { self.context.device.destroy_semaphore(self.semaphore, None) };
     }

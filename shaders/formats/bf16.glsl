@@ -1,4 +1,5 @@
-// bf16: the upper halves of 32-bit floats, two per word. Rows have an even number of elements, so that a row starts at a word.
+// bf16: the upper halves of 32-bit floats, two per word. Rows have an even number of elements, so that a row
+// starts at a word.
 #define FORMAT_FLOAT
 #define FORMAT_K 1
 #define FORMAT_BYTES 2

@@ -1,6 +1,6 @@
-// iq1_m: 256 weights in 56 bytes: 32 bytes of grid index, one per 8 weights; 16 bytes of nibbles, one per 8 weights, of 3
-// upper index bits and the direction of the shift; four 16-bit words of four 3-bit scales (one per 16 weights) and a
-// quarter of the f16 d on top; weight = d * (2 * scale + 1) * (grid +- 1/8).
+// iq1_m: 256 weights in 56 bytes: 32 bytes of grid index, one per 8 weights; 16 bytes of nibbles, one per 8
+// weights, of 3 upper index bits and the direction of the shift; four 16-bit words of four 3-bit scales (one
+// per 16 weights) and a quarter of the f16 d on top; weight = d * (2 * scale + 1) * (grid +- 1/8).
 #define FORMAT_K 256
 #define FORMAT_BYTES 56
 #define FORMAT_UNIT 32

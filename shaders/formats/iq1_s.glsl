@@ -1,6 +1,6 @@
-// iq1_s: 256 weights in 50 bytes: f16 d; 32 bytes of grid index, one per 8 weights; per group 16 bits: four times 3 upper
-// index bits, a 3-bit scale, direction of the shift; weight = d * (2 * scale + 1) * (grid +- 1/8). Blocks start at even
-// bytes.
+// iq1_s: 256 weights in 50 bytes: f16 d; 32 bytes of grid index, one per 8 weights; per group 16 bits: four
+// times 3 upper index bits, a 3-bit scale, direction of the shift; weight = d * (2 * scale + 1) * (grid +-
+// 1/8). Blocks start at even bytes.
 #define FORMAT_K 256
 #define FORMAT_BYTES 50
 #define FORMAT_UNIT 32

@@ -1,6 +1,6 @@
-// iq2_s: 256 weights in 82 bytes: f16 d; 32 bytes of grid index and 32 of signs, one per 8 weights; 8 bytes of upper index
-// bits; 8 bytes of 4-bit scales, one per 16 weights; weight = d * (scale + 0.5) / 4 * sign * grid. Blocks start at even
-// bytes.
+// iq2_s: 256 weights in 82 bytes: f16 d; 32 bytes of grid index and 32 of signs, one per 8 weights; 8 bytes
+// of upper index bits; 8 bytes of 4-bit scales, one per 16 weights; weight = d * (scale + 0.5) / 4 * sign *
+// grid. Blocks start at even bytes.
 #define FORMAT_K 256
 #define FORMAT_BYTES 82
 #define FORMAT_UNIT 32

@@ -1,5 +1,5 @@
-// iq2_xs: 256 weights in 74 bytes: f16 d; per 8 weights 9 bits of grid index and 7 of sign index; 4-bit scales, one per 16
-// weights; weight = d * (scale + 0.5) / 4 * sign * grid. Blocks start at even bytes.
+// iq2_xs: 256 weights in 74 bytes: f16 d; per 8 weights 9 bits of grid index and 7 of sign index; 4-bit
+// scales, one per 16 weights; weight = d * (scale + 0.5) / 4 * sign * grid. Blocks start at even bytes.
 #define FORMAT_K 256
 #define FORMAT_BYTES 74
 #define FORMAT_UNIT 32

@@ -1,5 +1,5 @@
-// iq2_xxs: 256 weights in 66 bytes: f16 d; per group four bytes of grid index and a word of four 7-bit sign indices and a
-// 4-bit scale; weight = d * (scale + 0.5) / 4 * sign * grid. Blocks start at even bytes.
+// iq2_xxs: 256 weights in 66 bytes: f16 d; per group four bytes of grid index and a word of four 7-bit sign
+// indices and a 4-bit scale; weight = d * (scale + 0.5) / 4 * sign * grid. Blocks start at even bytes.
 #define FORMAT_K 256
 #define FORMAT_BYTES 66
 #define FORMAT_UNIT 32

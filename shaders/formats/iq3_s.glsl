@@ -1,6 +1,6 @@
-// iq3_s: 256 weights in 110 bytes: f16 d; 64 bytes of grid index, one per 4 weights; 8 bytes of ninth index bits; 32 bytes
-// of signs; 4 bytes of 4-bit scales, one per group; weight = d * (2 * scale + 1) * sign * grid. Blocks start at even
-// bytes.
+// iq3_s: 256 weights in 110 bytes: f16 d; 64 bytes of grid index, one per 4 weights; 8 bytes of ninth index
+// bits; 32 bytes of signs; 4 bytes of 4-bit scales, one per group; weight = d * (2 * scale + 1) * sign *
+// grid. Blocks start at even bytes.
 #define FORMAT_K 256
 #define FORMAT_BYTES 110
 #define FORMAT_UNIT 32

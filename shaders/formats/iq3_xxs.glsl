@@ -1,5 +1,6 @@
-// iq3_xxs: 256 weights in 98 bytes: f16 d; 64 bytes of grid index, one per 4 weights; per group a word of four 7-bit sign
-// indices and a 4-bit scale; weight = d * (scale + 0.5) / 2 * sign * grid. Blocks start at even bytes.
+// iq3_xxs: 256 weights in 98 bytes: f16 d; 64 bytes of grid index, one per 4 weights; per group a word of
+// four 7-bit sign indices and a 4-bit scale; weight = d * (scale + 0.5) / 2 * sign * grid. Blocks start at
+// even bytes.
 #define FORMAT_K 256
 #define FORMAT_BYTES 98
 #define FORMAT_UNIT 32

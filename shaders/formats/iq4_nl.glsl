@@ -1,5 +1,5 @@
-// iq4_nl: 32 weights in 18 bytes: f16 d, nibbles as in q4_0 that choose from a table; weight = d * table[q]. Blocks
-// start at even bytes.
+// iq4_nl: 32 weights in 18 bytes: f16 d, nibbles as in q4_0 that choose from a table; weight = d * table[q].
+// Blocks start at even bytes.
 #define FORMAT_K 32
 #define FORMAT_BYTES 18
 #define FORMAT_UNIT 32

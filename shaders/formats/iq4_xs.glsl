@@ -1,5 +1,5 @@
-// iq4_xs: 256 weights in 136 bytes: f16 d, upper 2 bits and then lower 4 bits of eight 6-bit scales, 16 bytes of nibbles
-// per group as in iq4_nl; weight = d * (scale - 32) * table[q].
+// iq4_xs: 256 weights in 136 bytes: f16 d, upper 2 bits and then lower 4 bits of eight 6-bit scales, 16 bytes
+// of nibbles per group as in iq4_nl; weight = d * (scale - 32) * table[q].
 #define FORMAT_K 256
 #define FORMAT_BYTES 136
 #define FORMAT_UNIT 32

@@ -1,6 +1,6 @@
 // mxfp4: 32 weights in 17 bytes: exponent byte (e8m0, bias 127), nibbles as in q4_0 that are e2m1 floats;
-// weight = 2^(exponent - 128) * twice the float, which is one of 0, 1, 2, 3, 4, 6, 8, 12 or its negative. Blocks start
-// at any byte.
+// weight = 2^(exponent - 128) * twice the float, which is one of 0, 1, 2, 3, 4, 6, 8, 12 or its negative.
+// Blocks start at any byte.
 #define FORMAT_K 32
 #define FORMAT_BYTES 17
 #define FORMAT_UNIT 32

@@ -1,5 +1,6 @@
-// q2_k: 256 weights in 84 bytes: 16 bytes of 4-bit scale (low) and minimum of 16 weights, 64 bytes of 2-bit codes, f16 d,
-// f16 dmin; weight = d * scale * q - dmin * minimum. The four groups of a half block share 32 bytes, lowest bits first.
+// q2_k: 256 weights in 84 bytes: 16 bytes of 4-bit scale (low) and minimum of 16 weights, 64 bytes of 2-bit
+// codes, f16 d, f16 dmin; weight = d * scale * q - dmin * minimum. The four groups of a half block share 32
+// bytes, lowest bits first.
 #define FORMAT_K 256
 #define FORMAT_BYTES 84
 #define FORMAT_UNIT 128

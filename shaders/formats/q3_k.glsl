@@ -1,7 +1,7 @@
-// q3_k: 256 weights in 110 bytes: 32 bytes of third bits (bit g of byte e for weight e of group g), 64 bytes of 2-bit
-// codes as in q2_k, 12 bytes of 6-bit scales (one per 16 weights), f16 d; weight = d * (scale - 32) * (q - 4). Scales
-// 0..8 are the low nibbles of the first 8 bytes, 8..16 the high ones; the last 4 bytes hold upper bits: scale s takes
-// bits 2 * (s / 4) of byte s % 4. Blocks start at even bytes.
+// q3_k: 256 weights in 110 bytes: 32 bytes of third bits (bit g of byte e for weight e of group g), 64 bytes
+// of 2-bit codes as in q2_k, 12 bytes of 6-bit scales (one per 16 weights), f16 d; weight = d * (scale - 32)
+// * (q - 4). Scales 0..8 are the low nibbles of the first 8 bytes, 8..16 the high ones; the last 4 bytes hold
+// upper bits: scale s takes bits 2 * (s / 4) of byte s % 4. Blocks start at even bytes.
 #define FORMAT_K 256
 #define FORMAT_BYTES 110
 #define FORMAT_UNIT 128

@@ -1,5 +1,6 @@
 // q4_k: 256 weights in 144 bytes: f16 d, f16 dmin, 12 bytes of 6-bit scales and minima of 8 groups, 4 runs of
-// 32 bytes: low nibbles are group 2 * run, high nibbles group 2 * run + 1; weight = d * scale * q - dmin * minimum.
+// 32 bytes: low nibbles are group 2 * run, high nibbles group 2 * run + 1; weight = d * scale * q - dmin *
+// minimum.
 #define FORMAT_VEC4
 #define FORMAT_K 256
 #define FORMAT_BYTES 144

@@ -1,5 +1,5 @@
-// q5_0: 32 weights in 22 bytes: f16 d, 32 fifth bits, nibbles as in q4_0; weight = d * (q - 16). Blocks start at
-// even bytes.
+// q5_0: 32 weights in 22 bytes: f16 d, 32 fifth bits, nibbles as in q4_0; weight = d * (q - 16). Blocks start
+// at even bytes.
 #define FORMAT_K 32
 #define FORMAT_BYTES 22
 #define FORMAT_UNIT 32

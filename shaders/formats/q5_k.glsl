@@ -1,5 +1,5 @@
-// q5_k: 256 weights in 176 bytes: the head of q4_k, 32 bytes of fifth bits (bit g of byte e for weight e of group g),
-// then nibbles as in q4_k; weight = d * scale * q - dmin * minimum.
+// q5_k: 256 weights in 176 bytes: the head of q4_k, 32 bytes of fifth bits (bit g of byte e for weight e of
+// group g), then nibbles as in q4_k; weight = d * scale * q - dmin * minimum.
 #define FORMAT_VEC4
 #define FORMAT_K 256
 #define FORMAT_BYTES 176

@@ -1,7 +1,7 @@
-// q6_k: 256 weights in 210 bytes: low 4 bits ql[128], high 2 bits qh[64], int8 scale[16] (one per 16 weights), f16 d;
-// weight = d * scale * (q - 32). A half block (128 weights) uses 64 bytes of ql, 32 of qh and 8 scales: its four groups
-// take the low nibbles of ql[0..32), ql[32..64), then the high nibbles, and bits 0-1, 2-3, 4-5, 6-7 of qh[0..32).
-// Blocks start at even bytes.
+// q6_k: 256 weights in 210 bytes: low 4 bits ql[128], high 2 bits qh[64], int8 scale[16] (one per 16
+// weights), f16 d; weight = d * scale * (q - 32). A half block (128 weights) uses 64 bytes of ql, 32 of qh
+// and 8 scales: its four groups take the low nibbles of ql[0..32), ql[32..64), then the high nibbles, and
+// bits 0-1, 2-3, 4-5, 6-7 of qh[0..32). Blocks start at even bytes.
 #define FORMAT_K 256
 #define FORMAT_BYTES 210
 #define FORMAT_UNIT 128

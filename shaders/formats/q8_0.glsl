@@ -7,7 +7,8 @@
 void format_unit(uint base, uint unit, out Group g[FORMAT_GROUPS]) {
     uint start = base + unit * FORMAT_BYTES;
     bool split = (start & 2) == 0;
-    // The 34 bytes lie in nine words wherever they start; q begins in the first word's upper half or the next word.
+    // The 34 bytes lie in nine words wherever they start; q begins in the first word's upper half or the next
+    // word.
     uint at = start >> 2;
     uint w[9];
     [[unroll]] for (int i = 0; i < 9; i++) w[i] = weights[at + i];

@@ -1,6 +1,6 @@
-// tq1_0: 256 weights in 54 bytes: 52 bytes of ternary fractions, f16 d; weight = d * (digit - 1). Digit n of byte b (five
-// digits in bytes 0..48, four in 48..52) is ((b * 3^n) mod 256) * 3 / 256. Bytes 0..32 hold weights 32 n + byte,
-// 32..48 160 + 16 n + byte, 48..52 240 + 4 n + byte. Blocks start at even bytes.
+// tq1_0: 256 weights in 54 bytes: 52 bytes of ternary fractions, f16 d; weight = d * (digit - 1). Digit n of
+// byte b (five digits in bytes 0..48, four in 48..52) is ((b * 3^n) mod 256) * 3 / 256. Bytes 0..32 hold
+// weights 32 n + byte, 32..48 160 + 16 n + byte, 48..52 240 + 4 n + byte. Blocks start at even bytes.
 #define FORMAT_K 256
 #define FORMAT_BYTES 54
 #define FORMAT_UNIT 32
@@ -19,8 +19,8 @@ void format_unit(uint base, uint unit, out Group g[FORMAT_GROUPS]) {
     bool split = (start & 2) != 0;
     uint at = start >> 2;
     uint group = unit & 7;
-    // Group 0 to 4: one digit of words 0 to 7. 5 and 6: two digits of words 8 to 11. 7: the last digit of those, then
-    // the four of word 12.
+    // Group 0 to 4: one digit of words 0 to 7. 5 and 6: two digits of words 8 to 11. 7: the last digit of
+    // those, then the four of word 12.
     bool wide = group < 5;
     bool last = group == 7;
     uint low_at = at + (wide ? 0 : 8);

@@ -1,5 +1,5 @@
-// tq2_0: 256 weights in 66 bytes: 64 bytes of 2-bit codes as in q2_k, f16 d; weight = d * (q - 1). Blocks start at even
-// bytes.
+// tq2_0: 256 weights in 66 bytes: 64 bytes of 2-bit codes as in q2_k, f16 d; weight = d * (q - 1). Blocks
+// start at even bytes.
 #define FORMAT_K 256
 #define FORMAT_BYTES 66
 #define FORMAT_UNIT 128

@@ -1,6 +1,6 @@
-// Grid of iq1_s and iq1_m: eight 2-bit codes of -1, 0, 1 per vector, two vectors of 16 bits per word. The table
-// is ggml's, as the format's definition. Not `const`: drivers without constant data would copy a constant
-// array at every lookup, a global one only once per invocation.
+// Grid of iq1_s and iq1_m: eight 2-bit codes of -1, 0, 1 per vector, two vectors of 16 bits per word. The
+// table is ggml's, as the format's definition. Not `const`: drivers without constant data would copy a
+// constant array at every lookup, a global one only once per invocation.
 uint GRID[1024] = uint[](
     0x00020000u, 0x00080005u, 0x0011000au, 0x00200015u, 0x00280022u, 0x0045002au, 0x00540051u, 0x00650056u,
     0x00820080u, 0x008a0088u, 0x00a00095u, 0x00a800a2u, 0x010400aau, 0x01110105u, 0x01160114u, 0x011a0119u,

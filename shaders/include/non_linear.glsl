@@ -1,5 +1,5 @@
-// The table of 4-bit codes of iq4_nl and iq4_xs, looked up for four codes at once without memory: a tree of selections
-// over the codes' bits.
+// The table of 4-bit codes of iq4_nl and iq4_xs, looked up for four codes at once without memory: a tree of
+// selections over the codes' bits.
 
 // Byte `value` in all four bytes.
 #define NON_LINEAR_BYTES(value) (uint((value) & 0xff) * 0x01010101u)

@@ -1,5 +1,6 @@
-// The int8 form of blocks of 32 values. LANES neighbouring lanes share a block and each owns QUADS vec4s of it: few memory
-// operations per lane, and neighbours touch neighbouring memory. The kernel has declared SG and y_q8[].
+// The int8 form of blocks of 32 values. LANES neighbouring lanes share a block and each owns QUADS vec4s of
+// it: few memory operations per lane, and neighbours touch neighbouring memory. The kernel has declared SG
+// and y_q8[].
 
 // Words of a block: 8 of int8, the scale, the scaled sums of both halves, zero.
 const uint Q8_WORDS = 12u;

@@ -1,4 +1,5 @@
-// Reductions over a subgroup of SG lanes as fixed trees, so the same lanes give the same bits on every driver.
+// Reductions over a subgroup of SG lanes as fixed trees, so the same lanes give the same bits on every
+// driver.
 
 // Sum of the lanes whose index differs only in the bits from `low` (a power of two) up to below `high`.
 float subgroup_sum_between(float value, uint low, uint high) {

@@ -34,7 +34,8 @@ float weights_f16(uint at) {
     return unpackHalf2x16(weights_u16(at)).x;
 }
 
-// Word of bytes 2..5 of the pair (low, high), or `low` itself: blocks of 2-byte alignment start in either half.
+// Word of bytes 2..5 of the pair (low, high), or `low` itself: blocks of 2-byte alignment start in either
+// half.
 uint weights_join(bool split, uint low, uint high) {
     return split ? (low >> 16) | (high << 16) : low;
 }
@@ -60,8 +61,8 @@ void format_unit_decode(uint base, uint unit, uint valid, out float w[FORMAT_UNI
     Group g[FORMAT_GROUPS];
     format_unit(base, unit, g);
     [[unroll]] for (int e = 0; e < FORMAT_UNIT; e++) {
-        // The product is exact in every format, so this equals fma. `precise` keeps drivers from factoring d out of
-        // both terms (some ignore it on fma itself), which would change the sign of zeros.
+        // The product is exact in every format, so this equals fma. `precise` keeps drivers from factoring d
+        // out of both terms (some ignore it on fma itself), which would change the sign of zeros.
         float q = float(bitfieldExtract(g[e / 32].q[e % 32 / 4], e % 4 * 8, 8));
 #ifdef FORMAT_MIN
         precise float weight = g[e / 32].d[e % 32 / 16] * q + g[e / 32].m[e % 32 / 16];

@@ -1,7 +1,7 @@
-// Attention of one (row, head) over one chunk of KV_BLOCK absolute positions: one subgroup. D_SPLIT lanes share a key,
-// SG / D_SPLIT keys are read at once. Writes the chunk's maximum score, sum of exponentials and weighted sum of values.
-// The result depends on the row, the head and the chunk alone; keys that the row may not see are never read.
-// D_SPLIT is a power of two, at most SG, and divides HEAD / 4 and HEAD_V / 4.
+// Attention of one (row, head) over one chunk of KV_BLOCK absolute positions: one subgroup. D_SPLIT lanes
+// share a key, SG / D_SPLIT keys are read at once. Writes the chunk's maximum score, sum of exponentials and
+// weighted sum of values. The result depends on the row, the head and the chunk alone; keys that the row may
+// not see are never read. D_SPLIT is a power of two, at most SG, and divides HEAD / 4 and HEAD_V / 4.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require
@@ -16,7 +16,8 @@ layout(constant_id = 3) const uint HEAD_V = 128u;
 layout(constant_id = 4) const uint K_TYPE = 0u;
 layout(constant_id = 5) const uint V_TYPE = 0u;
 layout(constant_id = 6) const uint D_SPLIT = 8u;
-layout(constant_id = 7) const uint UNROLL = 1u; // 0: loops over a head stay loops, which software drivers compile faster
+// 0: loops over a head stay loops, which software drivers compile several times faster; same bits.
+layout(constant_id = 7) const uint UNROLL = 1u;
 
 #include "step.glsl"
 #include "kv.glsl"
@@ -54,8 +55,8 @@ const uint KEYS = SG / D_SPLIT;
 // vec4s of a key and of a value that one lane handles.
 const uint K_VECS = HEAD / 4u / D_SPLIT;
 const uint V_VECS = HEAD_V / 4u / D_SPLIT;
-// vec4s per load: a 16-byte load holds two of f16 where a lane's share is even. (A logical `and` of specialisation
-// constants is not constant to the compiler, hence the arithmetic on the type codes 0 and 1.)
+// vec4s per load: a 16-byte load holds two of f16 where a lane's share is even. (A logical `and` of
+// specialisation constants is not constant to the compiler, hence the arithmetic on the type codes 0 and 1.)
 const uint K_STEP = 1u + K_TYPE * ((K_VECS + 1u) % 2u);
 const uint V_STEP = 1u + V_TYPE * ((V_VECS + 1u) % 2u);
 // vec4s of a value that are summed in one go over the keys.
@@ -63,7 +64,8 @@ const uint V_ONCE = UNROLL == 1u ? V_VECS : V_STEP;
 // Below every score.
 const float LOWEST = -3.0e38;
 
-// A lane's own scores, then weights, between the passes: memory that a loop may index, no lane reads another's.
+// A lane's own scores, then weights, between the passes: memory that a loop may index, no lane reads
+// another's.
 shared float scores[KV_BLOCK];
 
 // First element of vec4 i of a lane's share: the lanes that share a key read neighbouring memory.

@@ -1,6 +1,6 @@
 #version 460
-// One row of the vocabulary per row of the step: y = scale * W[token], decoded from any format. A window of the
-// vocabulary writes only the rows whose token it holds.
+// One row of the vocabulary per row of the step: y = scale * W[token], decoded from any format. A window of
+// the vocabulary writes only the rows whose token it holds.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 

@@ -1,4 +1,5 @@
-// Gated activation y = act(gate) * up. Any number of workgroups does; as many as there are WG lane items is best.
+// Gated activation y = act(gate) * up. Any number of workgroups does; as many as there are WG lane items is
+// best.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require

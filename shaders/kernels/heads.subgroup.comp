@@ -1,6 +1,6 @@
-// Heads of a row on their way from projection to attention: norm, RoPE and scale of q in place; norm and RoPE of k and
-// plain v into the KV pools. One subgroup per head: q heads first, then k heads, then v heads.
-// HEAD and HEAD_V are multiples of 4; ROT is even, with halves pairing a multiple of 4.
+// Heads of a row on their way from projection to attention: norm, RoPE and scale of q in place; norm and RoPE
+// of k and plain v into the KV pools. One subgroup per head: q heads first, then k heads, then v heads. HEAD
+// and HEAD_V are multiples of 4; ROT is even, with halves pairing a multiple of 4.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require
@@ -57,8 +57,9 @@ layout(push_constant) uniform Push {
 
 #include "subgroup.glsl"
 
-// A lane owns quads: two pairs of neighbours, so that it packs whole f16 words, and both sides of every rotation, so
-// that q can be changed in place without a barrier. These are the first elements of the two pairs.
+// A lane owns quads: two pairs of neighbours, so that it packs whole f16 words, and both sides of every
+// rotation, so that q can be changed in place without a barrier. These are the first elements of the two
+// pairs.
 uvec2 quad_elements(uint quad) {
     if (PAIRING == 2u && quad < ROT / 4u) {
         return uvec2(2u * quad, 2u * quad + ROT / 2u);
@@ -124,8 +125,8 @@ void key_store(uint cell, uvec2 e, vec4 value) {
     }
 }
 
-// A head of q (in place) or of k (to the cell of the pool). The loops stay loops: software drivers compile memory
-// operations slowly, and a lane of a GPU has one quad.
+// A head of q (in place) or of k (to the cell of the pool). The loops stay loops: software drivers compile
+// memory operations slowly, and a lane of a GPU has one quad.
 void turn_head(bool query, uint at, uint cell, uint lane, uint position) {
     float scale = 1.0;
     [[dont_unroll]] for (uint pass = 1u - NORM; pass < 2u; pass++) {

@@ -1,4 +1,5 @@
-// Workgroup counts of a step's attention: (chunks of the longest row, heads, rows). One invocation; the grid is (1, 1, 1).
+// Workgroup counts of a step's attention: (chunks of the longest row, heads, rows). One invocation; the grid
+// is (1, 1, 1).
 
 struct Push {
     rows_at: u32,

@@ -86,7 +86,9 @@ pub const ROWS: &[Row] = &[
     one("rms_norm", "rms_norm.subgroup.comp"),
     one("quantize", "quantize.blocks.comp"),
     one("heads", "heads.subgroup.comp"),
-    one("attention", "attention.chunk.comp"),
+    // Where shaders become CPU code, an unrolled chunk takes longer to compile than it saves; the bits are the same.
+    Row { subgroup: NARROW, spec: &[("UNROLL", 0)], ..one("attention", "attention.chunk.comp") },
+    Row { subgroup: WIDE, spec: &[("UNROLL", 1)], ..one("attention", "attention.chunk.comp") },
     one("attention_combine", "attention_combine.blocks.comp"),
     one("glu", "glu.blocks.comp"),
     one("gather", "gather.copy.wgsl"),

@@ -62,6 +62,11 @@ impl Report {
             .then(|| self.stats.host_time.as_secs_f64() * 1e3 / self.stats.host_steps as f64)
     }
 
+    fn step_ms(&self) -> Option<f64> {
+        (self.stats.host_steps > 0)
+            .then(|| self.stats.replay_time.as_secs_f64() * 1e3 / self.stats.host_steps as f64)
+    }
+
     pub(super) fn json(&self) -> Value {
         let labels: serde_json::Map<String, Value> = self
             .profile
@@ -88,6 +93,7 @@ impl Report {
             "weight_bytes_per_token": self.bytes_per_token,
             "decode_gigabytes_per_second": self.gigabytes(),
             "host_ms_per_token": self.host_ms(),
+            "step_ms_per_token": self.step_ms(),
             "recordings_made_while_decoding": self.stats.rerecorded,
             "labels": labels,
         })
@@ -121,8 +127,9 @@ impl Report {
         )?;
         writeln!(
             out,
-            "host     {} ms per decoded token; {} recordings made in {} steps; seed {}",
+            "host     {} ms per decoded token beside waiting, {} ms with; {} recordings made in {} steps; seed {}",
             fixed(self.host_ms(), 4),
+            fixed(self.step_ms(), 4),
             s.rerecorded,
             s.host_steps,
             self.seed,

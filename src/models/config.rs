@@ -1,6 +1,6 @@
 //! The hyper-parameters of a model, read from its metadata and checked before anything is allocated.
 
-use super::{ARCHITECTURES, Architecture};
+use super::{ARCHITECTURES, Architecture, Pairing};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 
@@ -117,8 +117,10 @@ impl Config {
             Some(value) => within("rope.dimension_count", value, 2, head)?,
             None => head,
         };
-        if rot % 2 != 0 {
-            return Err(refuse(format!("{} is {rot}; allowed are even numbers", key("rope.dimension_count"))));
+        let step = if architecture.pairing == Pairing::Halves { 4 } else { 2 };
+        if rot % step != 0 {
+            let found = format!("{} is {rot}", key("rope.dimension_count"));
+            return Err(refuse(format!("{found}; allowed are multiples of {step}")));
         }
         let positive = |suffix: &str, default: Option<f32>| -> Result<f32> {
             let value = match (meta.f32(&key(suffix))?, default) {

@@ -233,16 +233,17 @@ fn combine(
         row_count: tile.count,
         ..Default::default()
     };
-    let blocks = (shape.heads * shape.layout.head_v).div_ceil(32);
+    let groups = r.groups_of_blocks((shape.heads * shape.layout.head_v).div_ceil(32));
+    let lanes = r.caps.subgroup;
     r.simple(
         "attn_combine",
         Simple {
             candidates: ops::attention_combine::CANDIDATES,
             axes: &[],
-            specs: &[("WG", 32), ("HEAD_V", shape.layout.head_v), ("OUT", forms.code())],
+            specs: &[("WG", lanes), ("SG", lanes), ("HEAD_V", shape.layout.head_v), ("OUT", forms.code())],
             views: args.views(),
             push,
-            grid: Grid::Fixed([blocks.div_ceil(32), tile.count, 1]),
+            grid: Grid::Fixed([groups, tile.count, 1]),
         },
     )
 }

@@ -116,6 +116,12 @@ impl<'a> Recorder<'a> {
         (float, int8)
     }
 
+    /// Workgroups of one subgroup for blocks of 32 elements; up to 8 lanes share a block.
+    fn groups_of_blocks(&self, blocks: u32) -> u32 {
+        let lanes = self.caps.subgroup;
+        (blocks * lanes.min(8)).div_ceil(lanes).min(self.caps.max_groups[0])
+    }
+
     fn select(&self, op: &str, candidates: &'static [Candidate], wanted: Want<'_>) -> Result<&'static Candidate> {
         let caps = self.caps;
         let has = |need| caps.has(need);

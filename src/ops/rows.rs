@@ -86,16 +86,17 @@ pub fn glu(r: &mut Recorder<'_>, gate: &View, up: &View, k: u32, activation: Glu
     let code = match activation {
         Glu::Silu => 0,
     };
-    let blocks = r.rows * k.div_ceil(32);
+    let groups = r.groups_of_blocks(r.rows * k.div_ceil(32));
+    let lanes = r.caps.subgroup;
     r.simple(
         "ffn_act",
         Simple {
             candidates: ops::glu::CANDIDATES,
             axes: &[],
-            specs: &[("WG", 32), ("ACTIVATION", code), ("OUT", forms.code())],
+            specs: &[("WG", lanes), ("SG", lanes), ("ACTIVATION", code), ("OUT", forms.code())],
             views: args.views(),
             push,
-            grid: Grid::Fixed([blocks.div_ceil(32), 1, 1]),
+            grid: Grid::Fixed([groups, 1, 1]),
         },
     )?;
     Ok(out)

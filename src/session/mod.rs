@@ -68,7 +68,9 @@ pub struct Stats {
     pub decode_time: Duration,
     /// Host time of the decode steps after the first: writing, submitting and reading, not waiting.
     pub host_time: Duration,
-    /// Decode steps that `host_time` covers.
+    /// Wall time of the same steps. Where nothing executes (a simulated device) all of it is host time.
+    pub replay_time: Duration,
+    /// Decode steps that `host_time` and `replay_time` cover.
     pub host_steps: u64,
     /// Recordings made during those steps; 0 when all were replayed.
     pub rerecorded: u64,
@@ -221,6 +223,7 @@ impl Session {
         // The first decode step of a session may record; the rest must replay.
         if self.stats.generated > 1 {
             self.stats.host_time += engine.times.host - host;
+            self.stats.replay_time += began.elapsed();
             self.stats.host_steps += 1;
             self.stats.rerecorded += engine.recordings_made() - made;
         }

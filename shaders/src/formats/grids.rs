@@ -1,5 +1,5 @@
-//! The grids of the iq formats: the vectors (of 8 or 4 values) that their indices choose from. Each entry packs one
-//! vector as small codes, lowest bits first. The tables are ggml's, as the format's definition.
+//! The grids of the iq formats: the vectors (of 8 or 4 values) that their indices choose from. Each entry
+//! packs one vector as small codes, lowest bits first. The tables are ggml's, as the format's definition.
 
 /// Grid of iq2_xxs: eight 2-bit codes of 8, 25, 43.
 #[rustfmt::skip]

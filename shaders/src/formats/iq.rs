@@ -19,7 +19,8 @@ fn sign(bits: u8, bit: usize) -> f32 {
     if bits >> bit & 1 == 1 { -1.0 } else { 1.0 }
 }
 
-/// Eight signs stored as seven bits: the number of minus signs is even, so the eighth bit is the parity of the others.
+/// Eight signs stored as seven bits: the number of minus signs is even, so the eighth bit is the parity of
+/// the others.
 fn even_signs(index: u32) -> u8 {
     let low = index as u8 & 127;
     low | (low.count_ones() as u8 & 1) << 7
@@ -48,7 +49,8 @@ pub(super) static IQ2_XXS: Format = Format {
     ..format("iq2_xxs", "IQ2_XXS", 16, 66)
 };
 
-/// f16 d; per 8 weights 16 bits: 9 of grid index, 7 of sign index; 8 bytes of 4-bit scales, one per 16 weights.
+/// f16 d; per 8 weights 16 bits: 9 of grid index, 7 of sign index; 8 bytes of 4-bit scales, one per 16
+/// weights.
 pub(super) static IQ2_XS: Format = Format {
     decode: |block, out| {
         let d = half_at(block, 0);
@@ -63,8 +65,8 @@ pub(super) static IQ2_XS: Format = Format {
     ..format("iq2_xs", "IQ2_XS", 17, 74)
 };
 
-/// f16 d; per 8 weights a byte of grid index and (32 bytes on) a byte of signs; 8 bytes of upper index bits, two per
-/// vector; 8 bytes of 4-bit scales, one per 16 weights.
+/// f16 d; per 8 weights a byte of grid index and (32 bytes on) a byte of signs; 8 bytes of upper index bits,
+/// two per vector; 8 bytes of 4-bit scales, one per 16 weights.
 pub(super) static IQ2_S: Format = Format {
     decode: |block, out| {
         let d = half_at(block, 0);
@@ -79,7 +81,8 @@ pub(super) static IQ2_S: Format = Format {
     ..format("iq2_s", "IQ2_S", 22, 82)
 };
 
-/// f16 d; per 4 weights a byte of grid index; then per 32 weights a word of four 7-bit sign indices and a 4-bit scale.
+/// f16 d; per 4 weights a byte of grid index; then per 32 weights a word of four 7-bit sign indices and a
+/// 4-bit scale.
 pub(super) static IQ3_XXS: Format = Format {
     decode: |block, out| {
         let d = half_at(block, 0);
@@ -95,8 +98,8 @@ pub(super) static IQ3_XXS: Format = Format {
     ..format("iq3_xxs", "IQ3_XXS", 18, 98)
 };
 
-/// f16 d; per 4 weights a byte of grid index; 8 bytes of ninth index bits; 32 bytes of signs; 4 bytes of 4-bit scales,
-/// one per 32 weights.
+/// f16 d; per 4 weights a byte of grid index; 8 bytes of ninth index bits; 32 bytes of signs; 4 bytes of
+/// 4-bit scales, one per 32 weights.
 pub(super) static IQ3_S: Format = Format {
     decode: |block, out| {
         let d = half_at(block, 0);
@@ -119,8 +122,8 @@ fn ternary_grid(entry: u16, e: usize) -> f32 {
     f32::from(entry >> (2 * e) & 3) - 1.0
 }
 
-/// f16 d; per 8 weights a byte of grid index; then per 32 weights 16 bits: four times 3 upper index bits, a 3-bit
-/// scale and the sign of the shift.
+/// f16 d; per 8 weights a byte of grid index; then per 32 weights 16 bits: four times 3 upper index bits, a
+/// 3-bit scale and the sign of the shift.
 pub(super) static IQ1_S: Format = Format {
     decode: |block, out| {
         let d = half_at(block, 0);
@@ -137,8 +140,9 @@ pub(super) static IQ1_S: Format = Format {
     ..format("iq1_s", "IQ1_S", 19, 50)
 };
 
-/// Per 8 weights a byte of grid index; 16 bytes with, per 8 weights, 3 upper index bits and the sign of the shift; four
-/// 16-bit words with four 3-bit scales each (one per 16 weights) and, in their upper 4 bits, a quarter of the f16 d.
+/// Per 8 weights a byte of grid index; 16 bytes with, per 8 weights, 3 upper index bits and the sign of the
+/// shift; four 16-bit words with four 3-bit scales each (one per 16 weights) and, in their upper 4 bits, a
+/// quarter of the f16 d.
 pub(super) static IQ1_M: Format = Format {
     decode: |block, out| {
         let scales = [u16_at(block, 48), u16_at(block, 50), u16_at(block, 52), u16_at(block, 54)];

@@ -6,7 +6,8 @@ const fn format(name: &'static str, label: &'static str, ggml_type: u32, bytes: 
     Format { name, label, ggml_type, block: 256, bytes, decode: |_, _| (), sample: |_, _| () }
 }
 
-/// Two bits of element `e` of a byte array in which each run of 32 bytes holds four groups of 32, lowest bits first.
+/// Two bits of element `e` of a byte array in which each run of 32 bytes holds four groups of 32, lowest bits
+/// first.
 fn two_bits(bytes: &[u8], e: usize) -> u8 {
     bytes[e / 128 * 32 + e % 32] >> (e % 128 / 32 * 2) & 3
 }
@@ -40,8 +41,9 @@ pub(super) static Q2_K: Format = Format {
     ..format("q2_k", "Q2_K", 10, 84)
 };
 
-/// 32 bytes of third bits (bit g of byte e % 32 for group g; set means no -4), 64 bytes of 2-bit codes, 12 bytes of
-/// 6-bit scales less 32 (4 low bits of scales 0..8 and 8..16 as nibbles of 8 bytes, then upper bits), f16 d.
+/// 32 bytes of third bits (bit g of byte e % 32 for group g; set means no -4), 64 bytes of 2-bit codes, 12
+/// bytes of 6-bit scales less 32 (4 low bits of scales 0..8 and 8..16 as nibbles of 8 bytes, then upper
+/// bits), f16 d.
 pub(super) static Q3_K: Format = Format {
     decode: |block, out| {
         let d = half_at(block, 108);
@@ -108,7 +110,8 @@ pub(super) static Q4_K: Format = Format {
     ..format("q4_k", "Q4_K", 12, 144)
 };
 
-/// f16 d, f16 dmin, 12 bytes of scales and minima, 32 bytes of fifth bits (bit g for group g), 128 bytes of nibbles.
+/// f16 d, f16 dmin, 12 bytes of scales and minima, 32 bytes of fifth bits (bit g for group g), 128 bytes of
+/// nibbles.
 pub(super) static Q5_K: Format = Format {
     decode: |block, out| {
         let (d, dmin) = (half_at(block, 0), half_at(block, 2));
@@ -128,8 +131,8 @@ pub(super) static Q5_K: Format = Format {
     ..format("q5_k", "Q5_K", 13, 176)
 };
 
-/// 128 bytes of nibbles, 64 bytes of upper 2 bits, 16 signed scales, f16 d. Of each half block's 64 bytes of nibbles
-/// the low ones are elements 0..64 and the high ones 64..128.
+/// 128 bytes of nibbles, 64 bytes of upper 2 bits, 16 signed scales, f16 d. Of each half block's 64 bytes of
+/// nibbles the low ones are elements 0..64 and the high ones 64..128.
 pub(super) static Q6_K: Format = Format {
     decode: |block, out| {
         let d = half_at(block, 208);

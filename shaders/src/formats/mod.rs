@@ -1,5 +1,6 @@
-//! The block formats of GGUF: their sizes, a naive decoder each (what a format means) and a generator of plausible
-//! blocks for synthetic models and tests. The layouts are those of ggml's block structures as GGUF files hold them.
+//! The block formats of GGUF: their sizes, a naive decoder each (what a format means) and a generator of
+//! plausible blocks for synthetic models and tests. The layouts are those of ggml's block structures as GGUF
+//! files hold them.
 
 mod basic;
 mod grids;
@@ -26,7 +27,8 @@ pub struct Format {
     pub bytes: usize,
     /// Decodes one block: `bytes` bytes to `block` weights.
     pub decode: fn(&[u8], &mut [f32]),
-    /// Fills one block from random words such that weights have a standard deviation near [`SPREAD`] and mean near 0.
+    /// Fills one block from random words such that weights have a standard deviation near [`SPREAD`] and mean
+    /// near 0.
     pub sample: fn(&mut dyn FnMut() -> u32, &mut [u8]),
 }
 
@@ -73,7 +75,8 @@ pub fn by_ggml_type(ggml_type: u32) -> Option<&'static Format> {
 }
 
 impl Format {
-    /// Bytes of a row of `k` weights, or `None` when `k` is not a whole number of blocks or the size overflows.
+    /// Bytes of a row of `k` weights, or `None` when `k` is not a whole number of blocks or the size
+    /// overflows.
     pub fn row_bytes(&self, k: usize) -> Option<usize> {
         if !k.is_multiple_of(self.block) {
             return None;

@@ -13,7 +13,8 @@ const fn format(name: &'static str, label: &'static str, ggml_type: u32, bytes: 
     Format { name, label, ggml_type, block: 32, bytes, decode: |_, _| (), sample: |_, _| () }
 }
 
-/// f16 d, 16 bytes of nibbles. Adding 0.0 makes the zero of a negative d positive, as `d * q - 8 * d` does on a GPU.
+/// f16 d, 16 bytes of nibbles. Adding 0.0 makes the zero of a negative d positive, as `d * q - 8 * d` does on
+/// a GPU.
 pub(super) static Q4_0: Format = Format {
     decode: |block, out| {
         let d = half_at(block, 0);
@@ -113,7 +114,8 @@ pub(super) static IQ4_NL: Format = Format {
     ..format("iq4_nl", "IQ4_NL", 20, 18)
 };
 
-/// A byte of exponent (e8m0, bias 127), 16 bytes of nibbles of e2m1. The scale is halved because the table is doubled.
+/// A byte of exponent (e8m0, bias 127), 16 bytes of nibbles of e2m1. The scale is halved because the table is
+/// doubled.
 pub(super) static MXFP4: Format = Format {
     decode: |block, out| {
         let d = (2.0f64.powi(i32::from(block[0]) - 128)) as f32;

@@ -5,8 +5,9 @@ use super::{Format, SPREAD, fill, half_at, put_half, wobble};
 /// Powers of three; the product with a byte, taken modulo 256, moves one of its ternary digits to the front.
 const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 
-/// 48 + 4 bytes of five (the last four: four) ternary digits, f16 d. A byte holds the fraction whose ternary digits
-/// are the codes: of bytes 0..32 digit n is element 32 n + byte, of 32..48 160 + 16 n + byte, of 48..52 240 + 4 n + byte.
+/// 48 + 4 bytes of five (the last four: four) ternary digits, f16 d. A byte holds the fraction whose ternary
+/// digits are the codes: of bytes 0..32 digit n is element 32 n + byte, of 32..48 160 + 16 n + byte, of
+/// 48..52 240 + 4 n + byte.
 pub(super) static TQ1_0: Format = Format {
     name: "tq1_0",
     label: "TQ1_0",

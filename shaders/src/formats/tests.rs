@@ -2,8 +2,9 @@
 
 use super::{FORMATS, SPREAD, by_ggml_type, by_name};
 
-/// Blocks and their weights: per line `name block-in-hex weights-as-hex-of-little-endian-f32`. Written once from random
-/// blocks by the dequantiser of the Python package `gguf` 0.19 (numpy 2), which shares no code with this crate.
+/// Blocks and their weights: per line `name block-in-hex weights-as-hex-of-little-endian-f32`. Written once
+/// from random blocks by the dequantiser of the Python package `gguf` 0.19 (numpy 2), which shares no code
+/// with this crate.
 const GOLDEN: &str = include_str!("golden.txt");
 
 fn unhex(text: &str) -> Vec<u8> {

@@ -6,7 +6,8 @@ use vkllm_runtime::{Call, Words};
 use super::KV_BLOCK;
 use crate::ops::attention::Push;
 
-/// Per row, head and visible chunk: maximum score, sum of exponentials, weighted sum of values. Other parts stay.
+/// Per row, head and visible chunk: maximum score, sum of exponentials, weighted sum of values. The parts of
+/// other chunks stay as they are.
 pub fn attention(call: &Call<'_>) {
     let push = call.push::<Push>();
     let spec = |name| call.spec(name).unwrap_or(0) as usize;

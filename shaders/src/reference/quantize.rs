@@ -7,7 +7,8 @@ use crate::ops::quantize::Push;
 /// Words of a q8 block.
 pub const Q8_WORDS: usize = 12;
 
-/// Writes 32 values as one q8 block. A block below 1e-30 counts as zero: the reciprocal of its scale would overflow.
+/// Writes 32 values as one q8 block. A block below 1e-30 counts as zero: the reciprocal of its scale would
+/// overflow.
 pub fn q8_block(values: &[f32], y_q8: Words<'_>, at: usize) {
     let amax = values.iter().fold(0.0f32, |max, value| max.max(value.abs()));
     let (d, inverse) = if amax >= 1e-30 { (amax * (1.0 / 127.0), 127.0 / amax) } else { (0.0, 0.0) };

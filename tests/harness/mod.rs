@@ -1,0 +1,108 @@
+//! What all tests on a device share: one device per process, seeded random numbers, guarded buffers, comparisons
+//! that refuse absurd tolerances, and skips that are counted.
+
+#![allow(dead_code)]
+
+pub mod compare;
+pub mod job;
+pub mod random;
+mod tests;
+
+use std::io::Write as _;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use vkllm_runtime::{Device, DeviceOptions, Error, Selector, Validation};
+use vkllm_shaders::select::Candidate;
+
+/// Name part or index of the device under test, or "reference".
+pub const DEVICE: &str = "VKLLM_TEST_DEVICE";
+/// "core", "sync" or "gpu": run under the validation layers, any message is a failure.
+const VALIDATION: &str = "VKLLM_TEST_VALIDATION";
+/// File that gets one line per skipped test.
+const SKIPS: &str = "VKLLM_TEST_SKIPS";
+
+fn options() -> DeviceOptions {
+    let wanted = std::env::var(DEVICE).unwrap_or_default();
+    let selector = match wanted.as_str() {
+        "" => Selector::Auto,
+        "reference" => Selector::Reference,
+        text => text.parse().map_or_else(|_| Selector::Name(text.to_owned()), Selector::Index),
+    };
+    let validation = match std::env::var(VALIDATION).unwrap_or_default().as_str() {
+        "" => Validation::Off,
+        "core" => Validation::Core,
+        "sync" => Validation::Sync,
+        "gpu" => Validation::Gpu,
+        other => panic!("{VALIDATION} is {other}; allowed are core, sync and gpu"),
+    };
+    DeviceOptions { selector, validation, ..DeviceOptions::default() }
+}
+
+/// The device of a set of options. Nothing there is `None` if no device was named, else a failure.
+fn open(options: &DeviceOptions) -> Option<Device> {
+    match Device::open(options) {
+        Ok(device) => Some(device),
+        Err(Error::NoLoader { .. } | Error::NoDevice { .. }) if options.selector == Selector::Auto => None,
+        Err(error) => panic!("{DEVICE}: {error}"),
+    }
+}
+
+/// The one device of this process. `None`, counted as a skip, where no Vulkan device is and none was named.
+pub fn device() -> Option<&'static Device> {
+    static OPENED: OnceLock<Option<Device>> = OnceLock::new();
+    let device = OPENED.get_or_init(|| open(&options())).as_ref();
+    if device.is_none() {
+        skip("no Vulkan device");
+    }
+    device
+}
+
+/// Name of the running test, as the test runner takes it.
+pub fn test_name() -> String {
+    std::thread::current().name().unwrap_or("main").to_owned()
+}
+
+/// Counts and prints a skip.
+pub fn skip(reason: &str) {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    let line = format!("skipped {}: {reason}", test_name());
+    println!("{line} ({count} so far)");
+    if let Ok(path) = std::env::var(SKIPS) {
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+        let written = file.and_then(|mut file| writeln!(file, "{line}"));
+        assert!(written.is_ok(), "{SKIPS}: {path} cannot be written");
+    }
+}
+
+/// Whether a candidate is meant for the device's subgroup size.
+pub fn meant(candidate: &Candidate, device: &Device) -> bool {
+    (candidate.subgroup.0..=candidate.subgroup.1).contains(&device.caps().subgroup)
+}
+
+/// The candidates that the device can run and is meant to run.
+pub fn usable(candidates: &'static [Candidate], device: &Device) -> Vec<&'static Candidate> {
+    let able = |c: &&Candidate| c.kernel.needs.iter().all(|need| device.caps().has(*need));
+    let usable: Vec<_> = candidates.iter().filter(able).filter(|c| meant(c, device)).collect();
+    assert!(!usable.is_empty(), "no kernel of {} runs on {}", candidates[0].kernel.op, device.caps().name);
+    usable
+}
+
+/// Counts the cases of a test and prints how many there were.
+#[derive(Default)]
+pub struct Cases(usize);
+
+impl Cases {
+    pub fn add(&mut self) {
+        self.0 += 1;
+    }
+}
+
+impl Drop for Cases {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            println!("{}: {} cases", test_name(), self.0);
+        }
+    }
+}
