@@ -28,7 +28,9 @@ pub enum Error {
     NoSuchToken { found: u32, allowed: u32 },
     #[error("{need} bytes are needed for {what}, but {have} are there")]
     DoesNotFit { what: String, need: u64, have: u64 },
-    #[error("position {position}: the logits hold no number that can be sampled; the weights or activations are not finite")]
+    #[error(
+        "position {position}: the logits hold no number that can be sampled; the weights or activations are not finite"
+    )]
     NotFinite { position: u32 },
     #[error("{what} is {found}; allowed is {allowed}")]
     Argument { what: String, found: String, allowed: String },

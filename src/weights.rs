@@ -122,7 +122,12 @@ impl Weights {
     }
 }
 
-fn read_all(gguf: &Gguf, placed: &[Placement<'_>], buffers: &[Buffer], progress: Progress<'_>) -> Result<usize> {
+fn read_all(
+    gguf: &Gguf,
+    placed: &[Placement<'_>],
+    buffers: &[Buffer],
+    progress: Progress<'_>,
+) -> Result<usize> {
     let mut chunks = Vec::new();
     for place in placed {
         let mut done = 0;
@@ -136,7 +141,8 @@ fn read_all(gguf: &Gguf, placed: &[Placement<'_>], buffers: &[Buffer], progress:
     let (next, read, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let work = || -> Result<()> {
         while !stop.load(Ordering::Relaxed) {
-            let Some(&(from, buffer, to, len)) = chunks.get(next.fetch_add(1, Ordering::Relaxed) as usize) else {
+            let Some(&(from, buffer, to, len)) = chunks.get(next.fetch_add(1, Ordering::Relaxed) as usize)
+            else {
                 return Ok(());
             };
             let result = buffers[buffer].write_with(to, len, |target| Ok(gguf.read_at(from, target)?));
@@ -148,7 +154,8 @@ fn read_all(gguf: &Gguf, placed: &[Placement<'_>], buffers: &[Buffer], progress:
         }
         Ok(())
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 8).min(chunks.len().max(1));
+    let threads =
+        std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 8).min(chunks.len().max(1));
     let results: Vec<Result<()>> = std::thread::scope(|scope| {
         let handles: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut results = vec![work()];

@@ -119,7 +119,11 @@ fn lifetimes(recording: &Recording) -> Vec<Option<Lifetime>> {
 }
 
 impl Encoded {
-    pub(crate) fn new(gpu: &Arc<Gpu>, recording: &Recording, options: &CompileOptions) -> Result<Self, Error> {
+    pub(crate) fn new(
+        gpu: &Arc<Gpu>,
+        recording: &Recording,
+        options: &CompileOptions,
+    ) -> Result<Self, Error> {
         let context = &gpu.context;
         let align = context.caps.offset_alignment.max(256);
         let (offsets, arena_size) = place(&lifetimes(recording), align);
@@ -268,7 +272,10 @@ impl Encoded {
                 let name = context.label(command.label());
                 // SAFETY: recording; the name lives until the call returns.
                 unsafe {
-                    ext.cmd_begin_debug_utils_label(commands, &vk::DebugUtilsLabelEXT::default().label_name(&name));
+                    ext.cmd_begin_debug_utils_label(
+                        commands,
+                        &vk::DebugUtilsLabelEXT::default().label_name(&name),
+                    );
                 }
             }
             let kernel = match command {
@@ -471,13 +478,15 @@ impl Fence {
         let device = &context.device;
         let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.family);
         // SAFETY: the device is alive; the pool is destroyed when the fence drops.
-        let pool = unsafe { device.create_command_pool(&info, None) }.map_err(failed("vkCreateCommandPool"))?;
+        let pool =
+            unsafe { device.create_command_pool(&info, None) }.map_err(failed("vkCreateCommandPool"))?;
         let mut fence = Fence { commands: vk::CommandBuffer::null(), pool, context: Arc::clone(context) };
         let info = vk::CommandBufferAllocateInfo::default()
             .command_pool(pool)
             .level(vk::CommandBufferLevel::PRIMARY)
             .command_buffer_count(1);
-        let begin = vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::SIMULTANEOUS_USE);
+        let begin =
+            vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::SIMULTANEOUS_USE);
         // SAFETY: a fresh command buffer, used by this thread only until it is complete.
         unsafe {
             fence.commands =

@@ -85,7 +85,8 @@ impl Storage {
 impl VulkanBuffer {
     /// Creates a buffer of `size` bytes, a multiple of four.
     pub(crate) fn new(context: &Arc<Context>, name: &str, size: u64, usage: Usage) -> Result<Self, Error> {
-        let out_of_memory = |detail: String| Error::OutOfMemory { what: name.to_owned(), wanted: size, detail };
+        let out_of_memory =
+            |detail: String| Error::OutOfMemory { what: name.to_owned(), wanted: size, detail };
         let caps = &context.caps;
         if size > caps.max_buffer {
             return Err(Error::Limit {
@@ -102,9 +103,15 @@ impl VulkanBuffer {
                 | vk::BufferUsageFlags::INDIRECT_BUFFER,
         );
         // SAFETY: the device is alive as long as the context.
-        let handle = unsafe { context.device.create_buffer(&info, None) }.map_err(failed("vkCreateBuffer"))?;
-        let mut buffer =
-            VulkanBuffer { handle, context: Arc::clone(context), allocation: None, size, claims: Mutex::default() };
+        let handle =
+            unsafe { context.device.create_buffer(&info, None) }.map_err(failed("vkCreateBuffer"))?;
+        let mut buffer = VulkanBuffer {
+            handle,
+            context: Arc::clone(context),
+            allocation: None,
+            size,
+            claims: Mutex::default(),
+        };
         // SAFETY: the handle was created above.
         let requirements = unsafe { context.device.get_buffer_memory_requirements(handle) };
         let location = match usage {
@@ -119,11 +126,14 @@ impl VulkanBuffer {
             allocation_scheme: AllocationScheme::GpuAllocatorManaged,
         };
         let allocation = match lock(&context.allocator).as_mut() {
-            Some(allocator) => allocator.allocate(&description).map_err(|e| out_of_memory(format!(" ({e})")))?,
+            Some(allocator) => {
+                allocator.allocate(&description).map_err(|e| out_of_memory(format!(" ({e})")))?
+            }
             None => return Err(out_of_memory(" (the allocator is gone)".into())),
         };
         // SAFETY: fresh buffer, memory that meets its requirements; the allocation lives as long as the buffer.
-        let bound = unsafe { context.device.bind_buffer_memory(handle, allocation.memory(), allocation.offset()) };
+        let bound =
+            unsafe { context.device.bind_buffer_memory(handle, allocation.memory(), allocation.offset()) };
         buffer.allocation = Some(allocation);
         bound.map_err(failed("vkBindBufferMemory"))?;
         Ok(buffer)

@@ -83,7 +83,8 @@ impl Pipelines {
             let device = context.caps.name.clone();
             return Err(Error::Unsupported { device, need, user: format!("kernel {}", kernel.name) });
         }
-        let words: Vec<u32> = kernel.spirv.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
+        let words: Vec<u32> =
+            kernel.spirv.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
         let bindings: Vec<_> = (0..kernel.bindings.len() as u32)
             .map(|binding| {
                 vk::DescriptorSetLayoutBinding::default()
@@ -125,12 +126,12 @@ impl Pipelines {
         let value = |name| kernel.specs.iter().position(|spec| spec.name == name).map(|index| specs[index]);
         let subgroups = kernel.needs.contains(&Need::SubgroupBasic) || value("SG").is_some();
         let size = value("SG").unwrap_or(context.caps.subgroup);
-        let mut required = vk::PipelineShaderStageRequiredSubgroupSizeCreateInfo::default().required_subgroup_size(size);
+        let mut required =
+            vk::PipelineShaderStageRequiredSubgroupSizeCreateInfo::default().required_subgroup_size(size);
         // SAFETY: the words are a whole module that the shader compiler's checks accepted.
-        let module = unsafe {
-            device.create_shader_module(&vk::ShaderModuleCreateInfo::default().code(&words), None)
-        }
-        .map_err(failed("vkCreateShaderModule"))?;
+        let module =
+            unsafe { device.create_shader_module(&vk::ShaderModuleCreateInfo::default().code(&words), None) }
+                .map_err(failed("vkCreateShaderModule"))?;
         let mut stage = vk::PipelineShaderStageCreateInfo::default()
             .stage(vk::ShaderStageFlags::COMPUTE)
             .module(module)

@@ -178,7 +178,10 @@ impl Recording {
             }
             if view.offset % u64::from(binding.stride.max(4)) != 0 {
                 let stride = binding.stride;
-                return Err(format!("view {name} starts at byte {}, not a multiple of {stride}", view.offset));
+                return Err(format!(
+                    "view {name} starts at byte {}, not a multiple of {stride}",
+                    view.offset
+                ));
             }
         }
         if let Grid::Indirect(view) = &dispatch.grid {

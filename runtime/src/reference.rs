@@ -34,7 +34,11 @@ fn words_of<'a>(program: &'a Program, view: &'a View) -> Result<&'a Mutex<Vec<u3
 }
 
 /// Runs `body` on the words of the views; views of one buffer see one another's writes.
-fn with_words<R>(program: &Program, views: &[&View], body: impl FnOnce(&[Words<'_>]) -> R) -> Result<R, Error> {
+fn with_words<R>(
+    program: &Program,
+    views: &[&View],
+    body: impl FnOnce(&[Words<'_>]) -> R,
+) -> Result<R, Error> {
     let mut distinct: Vec<&Mutex<Vec<u32>>> = Vec::new();
     let mut owner = Vec::with_capacity(views.len());
     for view in views {
@@ -62,8 +66,11 @@ fn with_words<R>(program: &Program, views: &[&View], body: impl FnOnce(&[Words<'
 
 impl Program {
     pub(crate) fn new(recording: &Recording) -> Self {
-        let transients =
-            recording.transients.iter().map(|t| Mutex::new(vec![POISON; t.size.div_ceil(4) as usize])).collect();
+        let transients = recording
+            .transients
+            .iter()
+            .map(|t| Mutex::new(vec![POISON; t.size.div_ceil(4) as usize]))
+            .collect();
         Program { recording: recording.clone(), transients }
     }
 

@@ -37,10 +37,12 @@ impl Timeline {
         // One lock for value and queue: values must reach the queue in order.
         let mut last = lock(&self.last);
         let stage = vk::PipelineStageFlags2::ALL_COMMANDS;
-        let wait = [vk::SemaphoreSubmitInfo::default().semaphore(self.semaphore).value(*last).stage_mask(stage)];
+        let wait =
+            [vk::SemaphoreSubmitInfo::default().semaphore(self.semaphore).value(*last).stage_mask(stage)];
         let signal =
             [vk::SemaphoreSubmitInfo::default().semaphore(self.semaphore).value(*last + 1).stage_mask(stage)];
-        let mut info = vk::SubmitInfo2::default().command_buffer_infos(&infos).signal_semaphore_infos(&signal);
+        let mut info =
+            vk::SubmitInfo2::default().command_buffer_infos(&infos).signal_semaphore_infos(&signal);
         if *last > 0 {
             info = info.wait_semaphore_infos(&wait);
         }

@@ -127,14 +127,18 @@ impl Opened {
 fn open_instance(validation: Validation) -> Result<Opened, Error> {
     // SAFETY: loading the system's Vulkan loader runs its initialisers, as in every Vulkan program.
     let entry = unsafe { ash::Entry::load() }.map_err(|e| Error::NoLoader { reason: e.to_string() })?;
-    let application =
-        vk::ApplicationInfo::default().application_name(c"vkllm").engine_name(c"vkllm").api_version(vk::API_VERSION_1_3);
+    let application = vk::ApplicationInfo::default()
+        .application_name(c"vkllm")
+        .engine_name(c"vkllm")
+        .api_version(vk::API_VERSION_1_3);
     let mut layers: Vec<*const std::ffi::c_char> = Vec::new();
     let mut extensions: Vec<*const std::ffi::c_char> = Vec::new();
     let mut flags = vk::InstanceCreateFlags::empty();
     // SAFETY: plain queries of the loader.
     let (available, portable) = unsafe {
-        let layers = entry.enumerate_instance_layer_properties().map_err(failed("vkEnumerateInstanceLayerProperties"))?;
+        let layers = entry
+            .enumerate_instance_layer_properties()
+            .map_err(failed("vkEnumerateInstanceLayerProperties"))?;
         let extensions = entry
             .enumerate_instance_extension_properties(None)
             .map_err(failed("vkEnumerateInstanceExtensionProperties"))?;
@@ -228,7 +232,9 @@ fn text(chars: &[std::ffi::c_char]) -> String {
 fn compute_family(families: &[vk::QueueFamilyProperties]) -> Option<u32> {
     let with = |avoid: vk::QueueFlags| {
         families.iter().position(|f| {
-            f.queue_count > 0 && f.queue_flags.contains(vk::QueueFlags::COMPUTE) && !f.queue_flags.intersects(avoid)
+            f.queue_count > 0
+                && f.queue_flags.contains(vk::QueueFlags::COMPUTE)
+                && !f.queue_flags.intersects(avoid)
         })
     };
     with(vk::QueueFlags::GRAPHICS).or_else(|| with(vk::QueueFlags::empty())).map(|i| i as u32)
@@ -443,10 +449,8 @@ impl Context {
     ) -> Result<Context, Error> {
         // SAFETY: the device was created with one queue of this family.
         let queue = unsafe { device.get_device_queue(family, 0) };
-        let labels = opened
-            .messenger
-            .as_ref()
-            .map(|_| ash::ext::debug_utils::Device::new(&opened.instance, &device));
+        let labels =
+            opened.messenger.as_ref().map(|_| ash::ext::debug_utils::Device::new(&opened.instance, &device));
         let allocator = Allocator::new(&AllocatorCreateDesc {
             instance: opened.instance.clone(),
             device: device.clone(),
@@ -457,7 +461,10 @@ impl Context {
         });
         let (allocator, error) = match allocator {
             Ok(allocator) => (Some(allocator), None),
-            Err(e) => (None, Some(Error::OutOfMemory { what: "the allocator".into(), wanted: 0, detail: e.to_string() })),
+            Err(e) => (
+                None,
+                Some(Error::OutOfMemory { what: "the allocator".into(), wanted: 0, detail: e.to_string() }),
+            ),
         };
         let context = Context {
             caps,
@@ -492,10 +499,12 @@ fn create_device(
 ) -> Result<ash::Device, Error> {
     let on = |need| u32::from(caps.has(need));
     let priorities = [1.0];
-    let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
+    let queues =
+        [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
     let mut f11 = vk::PhysicalDeviceVulkan11Features::default();
     f11.storage_buffer16_bit_access = on(Need::Storage16);
-    let mut f12 = vk::PhysicalDeviceVulkan12Features::default().timeline_semaphore(true).host_query_reset(true);
+    let mut f12 =
+        vk::PhysicalDeviceVulkan12Features::default().timeline_semaphore(true).host_query_reset(true);
     f12.shader_float16 = on(Need::Float16);
     f12.shader_int8 = on(Need::Int8);
     f12.storage_buffer8_bit_access = on(Need::Storage8);

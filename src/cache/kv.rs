@@ -107,7 +107,10 @@ impl KvPool {
             return Err(Error::Argument {
                 what: format!("the context, whose cache needs {largest} bytes in one binding,"),
                 found: tokens.to_string(),
-                allowed: format!("at most {fits} tokens on {} (binding limit {})", caps.name, caps.max_binding),
+                allowed: format!(
+                    "at most {fits} tokens on {} (binding limit {})",
+                    caps.name, caps.max_binding
+                ),
             });
         }
         let memory: u64 = caps.heaps.iter().map(|heap| heap.size).sum();

@@ -33,9 +33,7 @@ pub(super) enum Command {
     /// List the Vulkan devices
     Devices(DevicesArgs),
     /// Print a completion script for a shell
-    Completions {
-        shell: clap_complete::Shell,
-    },
+    Completions { shell: clap_complete::Shell },
 }
 
 /// How activations enter matrix products

@@ -40,7 +40,9 @@ pub(super) fn device(args: &DeviceArgs) -> Result<Device, Failure> {
     let mut minus = Vec::new();
     if let Some(caps) = &args.caps {
         let list = caps.strip_prefix("minus:").ok_or_else(|| {
-            input(format!("--caps is \"{caps}\"; allowed is minus: and a list of features, for example minus:fp16"))
+            input(format!(
+                "--caps is \"{caps}\"; allowed is minus: and a list of features, for example minus:fp16"
+            ))
         })?;
         for name in list.split(',') {
             let need = Need::ALL.iter().find(|need| need.name() == name).ok_or_else(|| {
@@ -73,7 +75,10 @@ pub(super) fn no_messages(device: &Device) -> Result<(), Failure> {
         None => Ok(()),
         Some(first) => {
             let count = messages.len();
-            let sentence = format!("the validation layers gave {count} messages; the first, {}: {}", first.id, first.text);
+            let sentence = format!(
+                "the validation layers gave {count} messages; the first, {}: {}",
+                first.id, first.text
+            );
             Err(Failure::Told(sentence, 1))
         }
     }
@@ -116,8 +121,10 @@ pub(super) fn file(path: Option<&Path>) -> Result<ModelFile, Failure> {
 pub(super) fn model(device: &Device, file: &ModelFile, options: &ModelOptions) -> Result<Model, Failure> {
     let bar = if io::stderr().is_terminal() {
         indicatif::ProgressBar::new(0).with_style(
-            indicatif::ProgressStyle::with_template("loading {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}")
-                .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()),
+            indicatif::ProgressStyle::with_template(
+                "loading {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}",
+            )
+            .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()),
         )
     } else {
         indicatif::ProgressBar::hidden()

@@ -91,7 +91,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
-    let filter = tracing_subscriber::EnvFilter::new(if cli.verbose { "vkllm=debug,vkllm_runtime=debug" } else { "warn" });
+    let filter = tracing_subscriber::EnvFilter::new(if cli.verbose {
+        "vkllm=debug,vkllm_runtime=debug"
+    } else {
+        "warn"
+    });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -36,12 +36,10 @@ fn prompt(args: &RunArgs, model: &Model) -> Result<(Vec<u32>, Option<String>), F
     let Some(vocabulary) = model.vocabulary() else {
         return Err(input("the model has no vocabulary; give the prompt as ids with --tokens 1,2,3"));
     };
-    let text = if args.model.is_none() && args.prompt.is_none() && args.file.is_none() && io::stdin().is_terminal() {
-        Some(OPENING.to_owned())
-    } else {
-        load::text(args.prompt.as_deref(), args.file.as_deref())?
-    };
-    let text = text.ok_or_else(|| input("there is no prompt; give one with -p, -f, --tokens or on standard input"))?;
+    let asked = load::text(args.prompt.as_deref(), args.file.as_deref())?.filter(|text| !text.is_empty());
+    let text = if args.model.is_none() { asked.or_else(|| Some(OPENING.to_owned())) } else { asked };
+    let text =
+        text.ok_or_else(|| input("there is no prompt; give one with -p, -f, --tokens or on standard input"))?;
     let ids = vocabulary.encode(&text, EncodeOptions { add_bos: true, parse_special: args.special });
     if ids.is_empty() {
         return Err(input("the prompt is empty; give one with -p, -f, --tokens or on standard input"));
@@ -86,10 +84,8 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let (ids, text) = prompt(args, &model)?;
     let stop = interrupt_flag();
     let mut session = Session::new(&model, sampler)?;
-    let options = GenerateOptions {
-        max_tokens: usize::try_from(args.n_predict).ok(),
-        ignore_end: args.ignore_eos,
-    };
+    let options =
+        GenerateOptions { max_tokens: usize::try_from(args.n_predict).ok(), ignore_end: args.ignore_eos };
     let mut out = io::stdout().lock();
     let terminal = io::stdout().is_terminal();
     let mut answer = String::new();

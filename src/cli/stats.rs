@@ -148,7 +148,11 @@ impl Report {
         table.load_style(presets::NOTHING);
         table.set_header(["work", "dispatches", "ms", "share", "us each", "GB/s"]);
         for (label, (count, ns, bytes)) in rows {
-            let speed = if *bytes > 0 && *ns > 0 { format!("{:.2}", *bytes as f64 / *ns as f64) } else { String::new() };
+            let speed = if *bytes > 0 && *ns > 0 {
+                format!("{:.2}", *bytes as f64 / *ns as f64)
+            } else {
+                String::new()
+            };
             table.add_row([
                 label.clone(),
                 count.to_string(),

@@ -108,7 +108,7 @@ impl ModelFile {
     }
 
     fn context(&self, options: &ModelOptions) -> u32 {
-        options.context.unwrap_or(self.config.context.min(DEFAULT_CONTEXT)).max(1)
+        options.context.unwrap_or(self.config.context.min(DEFAULT_CONTEXT))
     }
 
     fn layout(&self, options: &ModelOptions) -> KvLayout {
@@ -137,12 +137,22 @@ impl Model {
     /// Opens a model file on a device.
     ///
     /// Errors: the file's, the plan's when it does not fit, the device's.
-    pub fn open(device: &Device, path: &FilePath, options: &ModelOptions, progress: Progress<'_>) -> Result<Self> {
+    pub fn open(
+        device: &Device,
+        path: &FilePath,
+        options: &ModelOptions,
+        progress: Progress<'_>,
+    ) -> Result<Self> {
         Model::load(device, &ModelFile::new(Gguf::open(path)?)?, options, progress)
     }
 
     /// Loads a model whose file was read.
-    pub fn load(device: &Device, file: &ModelFile, options: &ModelOptions, progress: Progress<'_>) -> Result<Self> {
+    pub fn load(
+        device: &Device,
+        file: &ModelFile,
+        options: &ModelOptions,
+        progress: Progress<'_>,
+    ) -> Result<Self> {
         let config = file.config.clone();
         if options.batch == 0 || options.sessions == 0 {
             return Err(Error::Argument {
@@ -151,7 +161,21 @@ impl Model {
                 allowed: "1 or more".into(),
             });
         }
+        if options.context == Some(0) {
+            return Err(Error::Argument {
+                what: "the context".into(),
+                found: "0 tokens".into(),
+                allowed: "1 or more".into(),
+            });
+        }
         let context = file.context(options);
+        if context > config.context {
+            tracing::warn!(
+                context,
+                trained = config.context,
+                "the context is longer than the model was trained for"
+            );
+        }
         let plan = file.plan(options)?;
         plan.check(device)?;
         let vocabulary = file.vocabulary()?;

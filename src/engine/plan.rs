@@ -1,6 +1,6 @@
 //! What a model takes in memory, counted before anything is allocated.
 
-use vkllm_runtime::Device;
+use vkllm_runtime::{Device, DeviceKind};
 
 use super::ModelOptions;
 use crate::cache::{BLOCK, KvLayout};
@@ -47,26 +47,55 @@ impl Plan {
 
     /// Everything together.
     pub fn total(&self) -> u64 {
-        [self.weights, self.kv, self.tables, self.scratch].iter().fold(0, |sum, &part| sum.saturating_add(part))
+        [self.weights, self.kv, self.tables, self.scratch]
+            .iter()
+            .fold(0, |sum, &part| sum.saturating_add(part))
     }
 
-    /// Refuses what cannot fit the device's memory.
+    /// Refuses what cannot fit the device's memory, or the machine's where the two are one.
     pub fn check(&self, device: &Device) -> Result<()> {
-        let heaps = &device.caps().heaps;
-        let have: u64 = heaps.iter().map(|heap| heap.size).sum();
-        if !heaps.is_empty() && self.total() > have {
-            return Err(Error::DoesNotFit {
+        let caps = device.caps();
+        let heaps = (!caps.heaps.is_empty()).then(|| caps.heaps.iter().map(|heap| heap.size).sum::<u64>());
+        let shared = matches!(caps.kind, DeviceKind::Integrated | DeviceKind::Cpu | DeviceKind::Reference);
+        let host = if shared { available_memory() } else { None };
+        let have = [heaps, host].into_iter().flatten().min();
+        match have {
+            Some(have) if self.total() > have => Err(Error::DoesNotFit {
                 what: format!(
                     "{} of weights, {} of cache and {} of tables and scratch on {}",
                     self.weights,
                     self.kv,
                     self.tables.saturating_add(self.scratch),
-                    device.caps().name
+                    caps.name
                 ),
                 need: self.total(),
                 have,
-            });
+            }),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+}
+
+/// Bytes the machine can still give, as Linux counts them; `None` elsewhere.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    available_in(&text)
+}
+
+fn available_in(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meminfo_is_read_in_kibibytes() {
+        let text = "MemTotal:       24000000 kB\nMemAvailable:   12345678 kB\n";
+        assert_eq!(available_in(text), Some(12_345_678 * 1024));
+        assert_eq!(available_in("MemTotal: 1 kB\n"), None);
     }
 }

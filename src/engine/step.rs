@@ -201,7 +201,8 @@ impl Engine {
     }
 
     fn row(&self, slot: u32, token: u32, position: u32, advance: bool) -> StepRow {
-        Row { token, position, table: self.table_entry(slot), sampler: slot, out_index: slot, advance }.record()
+        Row { token, position, table: self.table_entry(slot), sampler: slot, out_index: slot, advance }
+            .record()
     }
 
     /// Puts the cursor of a slot on a token, so that the next decode step continues from it.
@@ -223,8 +224,11 @@ impl Engine {
         let began = Instant::now();
         let count = tokens.len() as u32;
         self.reserve(slot, start + count)?;
-        let rows: Vec<StepRow> =
-            tokens.iter().zip(start..).map(|(&token, position)| self.row(slot, token, position, false)).collect();
+        let rows: Vec<StepRow> = tokens
+            .iter()
+            .zip(start..)
+            .map(|(&token, position)| self.row(slot, token, position, false))
+            .collect();
         self.write(&self.buffers.rows, 0, bytemuck::cast_slice(&rows))?;
         let outputs = match tail {
             Tail::None => Outputs::None,

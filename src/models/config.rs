@@ -9,7 +9,9 @@ use crate::gguf::Gguf;
 pub enum RopeScaling {
     None,
     /// Positions are divided by the factor.
-    Linear { factor: f64 },
+    Linear {
+        factor: f64,
+    },
     /// YaRN (Peng et al. 2023): interpolation by frequency.
     Yarn {
         factor: f64,
@@ -65,10 +67,7 @@ impl Config {
         let architecture = ARCHITECTURES.iter().find(|a| a.name == name).ok_or_else(|| {
             let known: Vec<_> = ARCHITECTURES.iter().map(|a| a.name).collect();
             let shown: String = name.chars().take(64).flat_map(char::escape_default).collect();
-            refuse(format!(
-                "general.architecture is \"{shown}\"; supported are {}",
-                known.join(", ")
-            ))
+            refuse(format!("general.architecture is \"{shown}\"; supported are {}", known.join(", ")))
         })?;
         let key = |suffix: &str| format!("{}.{suffix}", architecture.name);
         let within = |suffix: &str, value: u32, low: u32, high: u32| {

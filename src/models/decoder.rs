@@ -84,7 +84,10 @@ pub fn required_tensors<'a>(gguf: &'a Gguf, config: &Config) -> Result<Vec<&'a T
         };
         let rows: u64 = info.dims[1..].iter().product();
         if info.dims[0] != k || rows != n || info.dims.len() > 2 {
-            return Err(refuse(format!("tensor {name} has the shape {:?}; allowed is [{k}, {n}]", info.dims)));
+            return Err(refuse(format!(
+                "tensor {name} has the shape {:?}; allowed is [{k}, {n}]",
+                info.dims
+            )));
         }
         if n == 1 && info.ggml_type != F32 {
             let found = crate::gguf::type_name(info.ggml_type);

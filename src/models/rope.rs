@@ -15,7 +15,8 @@ fn frequencies(config: &Config, factors: Option<&[f32]>) -> Vec<f64> {
                 RopeScaling::Yarn { factor, original, beta_fast, beta_slow, .. } => {
                     // The pair that turns `beta` times within the original context.
                     let pair_of = |beta: f64| {
-                        rot * (original / (beta * 2.0 * std::f64::consts::PI)).ln() / (2.0 * config.rope_base.ln())
+                        rot * (original / (beta * 2.0 * std::f64::consts::PI)).ln()
+                            / (2.0 * config.rope_base.ln())
                     };
                     let low = pair_of(beta_fast).floor().max(0.0);
                     let high = pair_of(beta_slow).ceil().min(rot - 1.0);

@@ -110,7 +110,11 @@ pub fn heads(r: &mut Recorder<'_>, shape: &AttentionShape, a: &HeadsArgs<'_>) ->
 /// Lanes that share one key: enough to use whole vector loads, few enough to keep several keys in flight.
 fn lanes_per_key(head: u32, head_v: u32, subgroup: u32) -> u32 {
     let mut lanes = 1;
-    while lanes < 8 && lanes * 2 <= subgroup && (head / 4) % (lanes * 2) == 0 && (head_v / 4) % (lanes * 2) == 0 {
+    while lanes < 8
+        && lanes * 2 <= subgroup
+        && (head / 4) % (lanes * 2) == 0
+        && (head_v / 4) % (lanes * 2) == 0
+    {
         lanes *= 2;
     }
     lanes
@@ -125,7 +129,11 @@ pub struct AttentionTile {
 }
 
 /// Cuts the rows of a step so that the partial results of one dispatch stay small; computes the grid of each tile.
-pub fn attention_tiles(r: &mut Recorder<'_>, shape: &AttentionShape, rows: &View) -> Result<Vec<AttentionTile>> {
+pub fn attention_tiles(
+    r: &mut Recorder<'_>,
+    shape: &AttentionShape,
+    rows: &View,
+) -> Result<Vec<AttentionTile>> {
     let most = (PART_BYTES.min(r.caps.max_binding) / shape.part_row()).clamp(1, 1 << 16) as u32;
     let tile = if r.path == Path::Rows { most.min(16) } else { most };
     let mut tiles = Vec::new();
@@ -133,7 +141,11 @@ pub fn attention_tiles(r: &mut Recorder<'_>, shape: &AttentionShape, rows: &View
     while first < r.rows {
         let count = tile.min(r.rows - first);
         let part = rows.part(u64::from(first) * ROW_BYTES, u64::from(count) * ROW_BYTES);
-        tiles.push(AttentionTile { first, count, grid: super::rows::step_grid(r, &part, count, shape.heads)? });
+        tiles.push(AttentionTile {
+            first,
+            count,
+            grid: super::rows::step_grid(r, &part, count, shape.heads)?,
+        });
         first += count;
     }
     Ok(tiles)
@@ -154,7 +166,8 @@ pub fn attention(
     let width = shape.heads * layout.head_v;
     let out = r.forms("attn", r.rows, width, forms);
     for tile in tiles {
-        let of = |view: &View, bytes: u64| view.part(u64::from(tile.first) * bytes, u64::from(tile.count) * bytes);
+        let of =
+            |view: &View, bytes: u64| view.part(u64::from(tile.first) * bytes, u64::from(tile.count) * bytes);
         let row_records = of(rows, ROW_BYTES);
         let part = r.recording.transient("attention parts", u64::from(tile.count) * shape.part_row());
         let q_stride = shape.heads * layout.head;

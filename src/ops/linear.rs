@@ -25,7 +25,11 @@ pub(super) fn windows(tensor: &Tensor, max_binding: u64) -> Vec<Window> {
     let row = tensor.row_bytes().max(1);
     // The descriptor may have to start up to 256 bytes before the view.
     let most = (max_binding.saturating_sub(256) / row).max(1);
-    let step = if u64::from(tensor.n) <= most { u64::from(tensor.n) } else { (most / WINDOW_ROWS).max(1) * WINDOW_ROWS };
+    let step = if u64::from(tensor.n) <= most {
+        u64::from(tensor.n)
+    } else {
+        (most / WINDOW_ROWS).max(1) * WINDOW_ROWS
+    };
     let mut first = 0;
     let mut all = Vec::new();
     while first < u64::from(tensor.n) {
@@ -78,7 +82,10 @@ pub fn linear(
     let int8 = takes_int8(r, weight);
     let form = if int8 { &x.int8 } else { &x.float };
     let Some(input) = form else {
-        return Err(Error::NoKernel { op: label.to_owned(), reasons: "its input form was not written".into() });
+        return Err(Error::NoKernel {
+            op: label.to_owned(),
+            reasons: "its input form was not written".into(),
+        });
     };
     if x.width != weight.k {
         let reasons = format!("{} has rows of {}, its input {}", weight.name, weight.k, x.width);
@@ -120,7 +127,9 @@ pub fn linear(
         let views = ops::linear::Args {
             weights: window.view,
             x: input.clone(),
-            bias: args.bias.map_or_else(|| input.clone(), |b| b.view.part(start, u64::from(window.count) * 4)),
+            bias: args
+                .bias
+                .map_or_else(|| input.clone(), |b| b.view.part(start, u64::from(window.count) * 4)),
             residual: args.residual.map_or_else(|| input.clone(), cut),
             y: cut(&y),
         };

@@ -122,7 +122,12 @@ impl<'a> Recorder<'a> {
         (blocks * lanes.min(8)).div_ceil(lanes).min(self.caps.max_groups[0])
     }
 
-    fn select(&self, op: &str, candidates: &'static [Candidate], wanted: Want<'_>) -> Result<&'static Candidate> {
+    fn select(
+        &self,
+        op: &str,
+        candidates: &'static [Candidate],
+        wanted: Want<'_>,
+    ) -> Result<&'static Candidate> {
         let caps = self.caps;
         let has = |need| caps.has(need);
         let wanted = Wanted {

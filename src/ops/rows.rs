@@ -78,7 +78,14 @@ pub enum Glu {
 }
 
 /// `act(gate) * up`, both [rows, k].
-pub fn glu(r: &mut Recorder<'_>, gate: &View, up: &View, k: u32, activation: Glu, forms: Forms) -> Result<Rows> {
+pub fn glu(
+    r: &mut Recorder<'_>,
+    gate: &View,
+    up: &View,
+    k: u32,
+    activation: Glu,
+    forms: Forms,
+) -> Result<Rows> {
     let out = r.forms("ffn_act", r.rows, k, forms);
     let (y, y_q8) = r.form_views(&out);
     let push = ops::glu::Push { k, rows: r.rows, gate_stride: k, up_stride: k, ..Default::default() };

@@ -92,7 +92,11 @@ fn run<P: bytemuck::Pod>(
 /// Notes the tokens of the step's rows in their conversations' rings.
 pub fn note_history(r: &mut Recorder<'_>, rows: &View, samplers: &View, history: &View) -> Result<()> {
     let push = ops::sample_history::Push { row_count: r.rows, ring: HISTORY_RING, ..Default::default() };
-    let args = ops::sample_history::Args { rows: rows.clone(), samplers: samplers.clone(), history: history.clone() };
+    let args = ops::sample_history::Args {
+        rows: rows.clone(),
+        samplers: samplers.clone(),
+        history: history.clone(),
+    };
     let grid = [r.rows.div_ceil(32), 1, 1];
     run(r, "history", ops::sample_history::CANDIDATES, &[("WG", 32)], args.views(), push, grid)
 }

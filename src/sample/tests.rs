@@ -64,7 +64,6 @@ fn truncations_keep_what_they_should() {
     assert_eq!(seen(SamplerOptions { min_p: 1.0, ..all }), [0]);
 }
 
-
 #[test]
 fn no_number_no_token() {
     let record = SamplerOptions::default().record(0).unwrap();

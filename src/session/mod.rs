@@ -105,7 +105,15 @@ impl Session {
             return Err(error);
         }
         drop(engine);
-        Ok(Session { model: model.clone(), slot, tokens: Vec::new(), computed: 0, sampler, stats: Stats::default(), batch })
+        Ok(Session {
+            model: model.clone(),
+            slot,
+            tokens: Vec::new(),
+            computed: 0,
+            sampler,
+            stats: Stats::default(),
+            batch,
+        })
     }
 
     pub fn model(&self) -> &Model {
