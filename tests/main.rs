@@ -1,4 +1,10 @@
 //! All integration tests as one binary, so that one device serves them and shaders are compiled once.
 
+mod cli;
+mod dry_run;
 mod gguf;
+mod harness;
+mod kernels;
+mod models;
+mod recording;
 mod tokenizers;

@@ -86,6 +86,8 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let mut session = Session::new(&model, sampler)?;
     let options =
         GenerateOptions { max_tokens: usize::try_from(args.n_predict).ok(), ignore_end: args.ignore_eos };
+    // A prompt that is refused is not echoed.
+    let events = session.generate(&ids, options)?;
     let mut out = io::stdout().lock();
     let terminal = io::stdout().is_terminal();
     let mut answer = String::new();
@@ -96,7 +98,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         out.flush()?;
     }
     let mut failure = None;
-    for event in session.generate(&ids, options)? {
+    for event in events {
         if stop.load(Ordering::Relaxed) {
             failure = Some(Failure::Interrupted);
             break;

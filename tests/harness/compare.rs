@@ -26,7 +26,8 @@ pub fn bits(what: &dyn Display, got: &[u32], want: &[u32]) {
 
 /// Equal values: both zeros are one, and where a word keeps its old bits (NaN included) it is equal too.
 pub fn values(what: &dyn Display, got: &[u32], want: &[u32]) {
-    let one = |words: &[u32]| -> Vec<u32> { words.iter().map(|w| if *w == 1 << 31 { 0 } else { *w }).collect() };
+    let one =
+        |words: &[u32]| -> Vec<u32> { words.iter().map(|w| if *w == 1 << 31 { 0 } else { *w }).collect() };
     bits(what, &one(got), &one(want));
 }
 

@@ -3,9 +3,7 @@
 use std::ops::Range;
 
 use bytemuck::Pod;
-use vkllm_runtime::{
-    Call, CompileOptions, Compiled, Device, Dispatch, Grid, Kernel, Recording, Usage, View, Words,
-};
+use vkllm_runtime::{Call, CompileOptions, Device, Dispatch, Grid, Kernel, Recording, Usage, View, Words};
 use vkllm_shaders::select::Candidate;
 
 /// Words around every argument: a NaN, so that what is read from there shows.
@@ -133,7 +131,8 @@ impl Job {
         for index in 0..count {
             if self.owner(index) == index {
                 let sharing = (0..count).filter(|&other| self.owner(other) == index);
-                let stride = sharing.map(|other| self.kernel.bindings[other].stride).max().unwrap_or(4).max(4);
+                let stride =
+                    sharing.map(|other| self.kernel.bindings[other].stride).max().unwrap_or(4).max(4);
                 at[index] = (end + GUARD_WORDS).next_multiple_of(64) + stride as usize / 4 * (1 + index % 3);
                 end = at[index] + self.own(index).len();
             }
@@ -153,7 +152,8 @@ impl Job {
         }
         let buffer = device.buffer(name, 4 * len as u64, Usage::Readback).unwrap();
         buffer.write(0, bytemuck::cast_slice(&before)).unwrap();
-        let view = |index: usize| -> View { buffer.view(4 * at[index] as u64, 4 * self.own(index).len() as u64) };
+        let view =
+            |index: usize| -> View { buffer.view(4 * at[index] as u64, 4 * self.own(index).len() as u64) };
         let mut recording = Recording::new(name);
         recording
             .dispatch(Dispatch {
@@ -165,7 +165,7 @@ impl Job {
                 grid: Grid::Fixed(self.grid),
             })
             .unwrap();
-        let compiled: Compiled = device.compile(&recording, &CompileOptions::default()).unwrap();
+        let compiled = device.compile(&recording, &CompileOptions::default()).unwrap();
         device.submit(&[&compiled]).unwrap().wait().unwrap();
         let messages = device.take_messages();
         assert!(messages.is_empty(), "{name}: the validation layers say {messages:?}");

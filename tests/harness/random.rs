@@ -19,9 +19,9 @@ impl Rng {
             Err(_) => DEFAULT_SEED,
         };
         // FNV-1a: neighbouring labels give unrelated numbers.
-        let hash = label.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = label
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
         Rng { state: hash ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), seed }
     }
 
@@ -72,7 +72,8 @@ impl Rng {
 
     /// The line that repeats the running test.
     pub fn repeat(&self) -> String {
-        let set = |name: &str| std::env::var(name).map_or(String::new(), |value| format!("{name}={value:?} "));
+        let set =
+            |name: &str| std::env::var(name).map_or(String::new(), |value| format!("{name}={value:?} "));
         let driver = [DEVICE, "VK_DRIVER_FILES", "LP_NATIVE_VECTOR_WIDTH"].map(set).concat();
         format!("{driver}{SEED}={} cargo test --test tests -- --exact {}", self.seed, test_name())
     }

@@ -23,7 +23,10 @@ fn a_wrong_element_is_noticed() {
     let right: Vec<u32> = (0..100_000).map(|_| rng.word() & 0xbfff_ffff).collect();
     let mut wrong = right.clone();
     wrong[77_777] ^= 1;
-    assert!(failure(|| bits(&"planted", &wrong, &right)).starts_with("planted: 1 of 100000 values are wrong; the first at 77777"));
+    assert!(
+        failure(|| bits(&"planted", &wrong, &right))
+            .starts_with("planted: 1 of 100000 values are wrong; the first at 77777")
+    );
     assert!(failure(|| values(&"planted", &wrong, &right)).contains("77777"));
     bits(&"same", &right, &right);
     values(&"zeros", &[0, 1 << 31], &[1 << 31, 0]);
@@ -32,7 +35,10 @@ fn a_wrong_element_is_noticed() {
     let bound: Vec<f64> = want.iter().map(|value| value * 1e-6).collect();
     within(&"close", &got, &want, &bound);
     got[500] += 0.001;
-    assert!(failure(|| within(&"planted", &got, &want, &bound)).contains("1 of 1000 values are wrong; the first at 500"));
+    assert!(
+        failure(|| within(&"planted", &got, &want, &bound))
+            .contains("1 of 1000 values are wrong; the first at 500")
+    );
     got[500] = f32::NAN;
     assert!(failure(|| within(&"planted", &got, &want, &bound)).contains("NaN"));
 }

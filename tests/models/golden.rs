@@ -42,7 +42,8 @@ fn npy(path: &Path) -> (Vec<usize>, Vec<f32>) {
     assert!(header.contains("'<f4'") && header.contains("'fortran_order': False"), "{header}");
     let shape = header.split_once('(').and_then(|(_, rest)| rest.split_once(')')).expect("a shape").0;
     let shape = shape.split(',').filter_map(|n| n.trim().parse().ok()).collect();
-    (shape, bytemuck::pod_collect_to_vec(&bytes[end..]))
+    let floats = bytes[end..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    (shape, floats.collect())
 }
 
 fn numbers(json: &Value, key: &str) -> Vec<f64> {
@@ -84,7 +85,11 @@ impl Golden {
         let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
         let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
-        paths.iter().filter(|p| p.extension().is_some_and(|e| e == "json")).filter_map(|p| Golden::read(p)).collect()
+        paths
+            .iter()
+            .filter(|p| p.extension().is_some_and(|e| e == "json"))
+            .filter_map(|p| Golden::read(p))
+            .collect()
     }
 
     /// Compares the logits of all tokens with the rows the reference kept.

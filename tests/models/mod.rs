@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 
 use golden::Golden;
 use vkllm::{
-    Activations, Device, DeviceOptions, Event, GenerateOptions, Model, ModelOptions, SamplerOptions, Selector,
-    Session,
+    Activations, Device, DeviceKind, DeviceOptions, Event, GenerateOptions, Model, ModelOptions,
+    SamplerOptions, Selector, Session,
 };
 
 use crate::harness;
@@ -82,14 +82,18 @@ fn compare_greedy(what: &str, golden: &Golden, got: &[u32], error: f64) {
     for (at, (got, want)) in got.iter().zip(&golden.greedy).enumerate() {
         if got != want {
             let gap = golden.gaps[at];
-            assert!(gap < near, "{what}: token {at} is {got}, not {want}, which led by {gap}; {near:.4} is near");
+            assert!(
+                gap < near,
+                "{what}: token {at} is {got}, not {want}, which led by {gap}; {near:.4} is near"
+            );
             println!("{what}: token {at} differs at a near-tie, {gap} below {near:.4}");
             return;
         }
     }
 }
 
-/// All golden models on one device, by three paths.
+/// All golden models on one device. On the reference the paths differ in how rows are grouped alone, not in kernels:
+/// there the checked-in models take all three, the others the last.
 fn check(device: &Device, activations: Activations) {
     let int8 = activations == Activations::Int8;
     // DESIGN, section 6: float rows to 1e-6; int8 in blocks of 32, median to 2e-3 and every row to 5e-3.
@@ -97,16 +101,22 @@ fn check(device: &Device, activations: Activations) {
     let mut failures = Vec::new();
     let mut count = 0;
     for golden in models().iter().filter(|golden| golden.quantised || !int8) {
-        for (path, batch) in PATHS {
+        let few = device.caps().kind == DeviceKind::Reference
+            && !data("golden").join(format!("{}.gguf", golden.name)).exists();
+        for (path, batch) in if few { &PATHS[2..] } else { &PATHS[..] } {
             let what = format!("{} {activations:?} {path} on {}", golden.name, device.caps().name);
-            let model = open(device, golden, batch, activations);
+            let model = open(device, golden, *batch, activations);
             let errors = golden.errors(&logits(&model, &golden.tokens));
             println!("{what}: median {:.2e}, worst {:.2e}", errors.median, errors.worst);
             if !(errors.median <= median && errors.worst <= worst) {
                 failures.push(format!("{what}: median {:.2e}, worst {:.2e}", errors.median, errors.worst));
                 continue;
             }
-            compare_greedy(&what, golden, &greedy(&model, &golden.tokens, golden.greedy.len()), errors.worst);
+            // Whatever computed the prompt, the same kernels decode: once is enough.
+            if *batch == 512 {
+                let got = greedy(&model, &golden.tokens, golden.greedy.len());
+                compare_greedy(&what, golden, &got, errors.worst);
+            }
             count += 1;
         }
     }

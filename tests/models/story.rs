@@ -2,7 +2,9 @@
 
 use vkllm::gguf::Gguf;
 use vkllm::text::EncodeOptions;
-use vkllm::{Activations, Device, Event, GenerateOptions, Model, ModelFile, ModelOptions, SamplerOptions, Session};
+use vkllm::{
+    Activations, Device, Event, GenerateOptions, Model, ModelFile, ModelOptions, SamplerOptions, Session,
+};
 
 use super::{beside, reference};
 use crate::harness;
@@ -15,8 +17,12 @@ const STORY: &str = ", there was a little girl named Lily. She loved to play out
 
 fn told(device: &Device, gguf: Gguf, batch: u32) -> String {
     let file = ModelFile::new(gguf).expect("a model");
-    let options =
-        ModelOptions { batch, activations: Activations::Float, context: Some(256), ..ModelOptions::default() };
+    let options = ModelOptions {
+        batch,
+        activations: Activations::Float,
+        context: Some(256),
+        ..ModelOptions::default()
+    };
     let model = Model::load(device, &file, &options, &|_, _| true).expect("it loads");
     let vocabulary = model.vocabulary().expect("it has a vocabulary");
     let prompt = vocabulary.encode(PROMPT, EncodeOptions { add_bos: true, parse_special: false });
@@ -44,7 +50,11 @@ fn check(device: &Device) {
         return harness::skip("../shared/models is not there; only the built-in model is tested");
     }
     for batch in [512, 1] {
-        assert_eq!(told(device, Gguf::open(&path).expect("a GGUF"), batch).trim_end(), STORY, "batch {batch}");
+        assert_eq!(
+            told(device, Gguf::open(&path).expect("a GGUF"), batch).trim_end(),
+            STORY,
+            "batch {batch}"
+        );
     }
 }
 

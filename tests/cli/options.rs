@@ -1,0 +1,90 @@
+//! Options that are wrong, do not fit the model, or name what is not there.
+
+use super::{STORIES, command, on_reference, vkllm, vkllm_with};
+
+#[test]
+fn unknown_options_and_commands() {
+    vkllm(&["run", "--no-such-option"]).refuses_usage(&["--no-such-option"]);
+    vkllm(&["no-such-command"]).refuses_usage(&["no-such-command"]);
+    vkllm(&["run", "-n", "many"]).refuses_usage(&["many"]);
+    vkllm(&["run", "-p", "a", "-f", "b"]).refuses_usage(&["cannot be used with"]);
+    vkllm(&["logits", "-m", STORIES]).refuses_usage(&["--tokens"]);
+    vkllm(&["run", "--activations", "int4"]).refuses_usage(&["int4", "float", "int8", "auto"]);
+    vkllm(&["run", "--tokens", "1,-2"]).refuses_usage(&["-2"]);
+    vkllm(&["run", "--tokens", "1,,2"]).refuses_usage(&["--tokens"]);
+    vkllm(&["run", "--top-k", "-1"]).refuses_usage(&["-1"]);
+    let nothing = vkllm(&[]);
+    assert!(nothing.code == Some(2) && nothing.err.contains("Usage"), "{nothing:?}");
+}
+
+#[test]
+fn values_outside_their_range() {
+    let run = |arguments: &[&str]| on_reference("run", &[&["-p", "a", "-n", "1"], arguments].concat());
+    run(&["--temp", "nan"]).refuses(2, &["temperature", "NaN"]);
+    run(&["--temp", "inf"]).refuses(2, &["temperature", "inf"]);
+    run(&["--top-p", "1.5"]).refuses(2, &["top-p", "1.5"]);
+    run(&["--min-p", "2"]).refuses(2, &["min-p", "2"]);
+    run(&["--repeat-penalty", "0"]).refuses(2, &["repetition penalty", "0"]);
+    run(&["--frequency-penalty", "-101"]).refuses(2, &["frequency penalty", "-101"]);
+    run(&["--repeat-last-n", "4000000000"]).refuses(2, &["4000000000"]);
+    run(&["-b", "0"]).refuses(2, &["0"]);
+    run(&["-ctk", "q4_0"]).refuses(2, &["--cache-type-k", "q4_0", "f32", "f16"]);
+    run(&["-ctv", "f64"]).refuses(2, &["--cache-type-v", "f64"]);
+    run(&["--caps", "fp16"]).refuses(2, &["--caps", "minus:"]);
+    run(&["--caps", "minus:wings"]).refuses(2, &["wings", "fp16"]);
+    run(&["-c", "0"]).refuses(2, &["context", "0"]);
+}
+
+#[test]
+fn a_prompt_that_does_not_fit() {
+    let long = "word ".repeat(200);
+    on_reference("run", &["-p", &long, "-c", "64"]).refuses(2, &["prompt", "64", "-c"]);
+    on_reference("run", &["-p", "", "--special"]).succeeds();
+    let ids = vec!["5"; 65].join(",");
+    on_reference("logits", &["-m", STORIES, "--tokens", &ids, "-c", "64"]).refuses(2, &["65", "64", "-c"]);
+}
+
+#[test]
+fn a_token_that_does_not_exist() {
+    on_reference("run", &["--tokens", "1,512"]).refuses(2, &["512", "511"]);
+    on_reference("logits", &["-m", STORIES, "--tokens", "4294967295"]).refuses(2, &["4294967295", "511"]);
+    vkllm(&["run", "--tokens", "4294967296"]).refuses_usage(&["4294967296"]);
+}
+
+#[test]
+fn a_prompt_that_is_no_text() {
+    vkllm_with(&["run", "--device", "reference", "-n", "1"], b"ab\xff\xfe")
+        .refuses(2, &["standard input", "byte 2", "UTF-8"]);
+    vkllm_with(&["tokenize", "-m", STORIES], b"\xc3").refuses(2, &["standard input", "byte 0", "UTF-8"]);
+}
+
+#[test]
+fn a_context_that_no_machine_holds() {
+    let said = on_reference("run", &["-p", "a", "-n", "1", "-c", "4294967295"]);
+    said.refuses(2, &["bytes"]);
+}
+
+#[test]
+fn devices_that_are_not_there() {
+    if crate::harness::device().is_none() {
+        return;
+    }
+    vkllm(&["run", "--device", "no such card", "-p", "a"])
+        .refuses(3, &["no such card", "found: 0", "reference"]);
+    vkllm(&["run", "--device", "99", "-p", "a"]).refuses(3, &["99", "found: 0", "reference"]);
+    vkllm(&["run", "--subgroup", "7", "-p", "a"]).refuses(3, &["subgroup", "7"]);
+}
+
+#[test]
+fn no_driver() {
+    let none = |arguments: &[&str]| {
+        let mut command = command(arguments);
+        command.env("VK_DRIVER_FILES", "/dev/null").env("VK_ICD_FILENAMES", "/dev/null");
+        super::Said::of(command.output().expect("the program starts"))
+    };
+    // A machine without the loader gives the same code and another hint.
+    none(&["run", "-p", "a"]).refuses(3, &["install", "reference"]);
+    none(&["logits", "-m", STORIES, "--tokens", "1"]).refuses(3, &["install", "reference"]);
+    none(&["run", "--device", "reference", "-p", "a", "-n", "2"]).succeeds();
+    none(&["inspect", "-m", STORIES]).succeeds();
+}
