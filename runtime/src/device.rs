@@ -203,6 +203,13 @@ impl Device {
                         _ => return Err(foreign(part)),
                     }
                 }
+                for (index, encoded) in encoded_parts.iter().enumerate() {
+                    if encoded_parts[..index].iter().any(|other| std::ptr::eq(*other, *encoded)) {
+                        let reason =
+                            "it stands twice in one submission; submit it once after the other".to_owned();
+                        return Err(Error::Recording { label: parts[index].name.to_string(), reason });
+                    }
+                }
                 let edges: Vec<_> = encoded_parts.iter().map(|encoded| &encoded.edges).collect();
                 let mut buffers = Vec::with_capacity(2 * parts.len());
                 for ((part, encoded), barrier) in parts.iter().zip(&encoded_parts).zip(between(&edges)) {

@@ -74,6 +74,7 @@ struct Bound {
 }
 
 struct Resolver<'a> {
+    context: &'a Arc<Context>,
     offsets: &'a [u64],
     arena: Option<&'a Buffer>,
 }
@@ -85,7 +86,7 @@ impl Resolver<'_> {
             Memory::Transient(index) => (self.arena, self.offsets[*index as usize]),
         };
         match buffer.map(|buffer| (buffer, &buffer.inner.storage)) {
-            Some((buffer, Storage::Vulkan(storage))) => Ok(Bound {
+            Some((buffer, Storage::Vulkan(storage))) if storage.is_of(self.context) => Ok(Bound {
                 handle: storage.handle,
                 key: buffer.key(),
                 offset: base + view.offset,
@@ -136,7 +137,7 @@ impl Encoded {
                 Some(Buffer { inner: Arc::new(Inner { name, size, usage: Usage::Shared, storage }) })
             }
         };
-        let resolver = Resolver { offsets: &offsets, arena: arena.as_ref() };
+        let resolver = Resolver { context, offsets: &offsets, arena: arena.as_ref() };
         let touches = recording
             .commands
             .iter()

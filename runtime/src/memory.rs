@@ -139,6 +139,11 @@ impl VulkanBuffer {
         Ok(buffer)
     }
 
+    /// Whether it was made on this device.
+    pub(crate) fn is_of(&self, context: &Arc<Context>) -> bool {
+        Arc::ptr_eq(&self.context, context)
+    }
+
     fn access<E: From<Error>>(
         &self,
         name: &str,

@@ -12,7 +12,9 @@ void format_unit(uint base, uint unit, out Group g[FORMAT_GROUPS]) {
     uint at = start >> 2;
     uint w[9];
     [[unroll]] for (int i = 0; i < 9; i++) w[i] = weights[at + i];
-    [[unroll]] for (int i = 0; i < 8; i++) g[0].q[i] = int(split ? (w[i] >> 16) | (w[i + 1] << 16) : w[i + 1]);
+    [[unroll]] for (int i = 0; i < 8; i++) {
+        g[0].q[i] = int(split ? (w[i] >> 16) | (w[i + 1] << 16) : w[i + 1]);
+    }
     vec2 halves = unpackHalf2x16(w[0]);
     g[0].d = vec2(split ? halves.x : halves.y);
     g[0].m = vec2(0.0);

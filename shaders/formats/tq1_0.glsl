@@ -27,7 +27,8 @@ void format_unit(uint base, uint unit, out Group g[FORMAT_GROUPS]) {
     uint high_at = at + (wide ? 4 : last ? 12 : 8);
     // 3^n for the lower half; n = group or 2 * (group - 5).
     uint nine = (group & 1) != 0 ? 27 : 9;
-    uint low_power = wide ? (group < 2 ? 1 + 2 * group : group < 4 ? nine : 81) : last ? 81 : group == 6 ? 9 : 1;
+    uint one = group < 2 ? 1 + 2 * group : group < 4 ? nine : 81;
+    uint low_power = wide ? one : last ? 81 : group == 6 ? 9 : 1;
     uint power = 1;
     [[unroll]] for (int i = 0; i < 4; i++) {
         uint ahead = last ? 0 : i;

@@ -43,7 +43,7 @@ pub fn within(what: &dyn Display, got: &[f32], want: &[f64], bound: &[f64]) {
         assert!(sane, "{what}: the tolerance {limit:e} at {index} is absurd, values reach {largest:e}");
     }
     let wrong: Vec<_> = (0..got.len())
-        .filter(|&i| !((f64::from(got[i]) - want[i]).abs() <= bound[i]))
+        .filter(|&i| got[i].is_nan() || (f64::from(got[i]) - want[i]).abs() > bound[i])
         .map(|i| (i, format!("{:e}, expected {:e} within {:e}", got[i], want[i], bound[i])))
         .collect();
     report(what, &wrong, got.len());

@@ -128,13 +128,13 @@ impl Job {
         let count = self.args.len();
         let mut at = vec![0; count];
         let mut end = 0;
-        for index in 0..count {
+        for (index, place) in at.iter_mut().enumerate() {
             if self.owner(index) == index {
                 let sharing = (0..count).filter(|&other| self.owner(other) == index);
                 let stride =
                     sharing.map(|other| self.kernel.bindings[other].stride).max().unwrap_or(4).max(4);
-                at[index] = (end + GUARD_WORDS).next_multiple_of(64) + stride as usize / 4 * (1 + index % 3);
-                end = at[index] + self.own(index).len();
+                *place = (end + GUARD_WORDS).next_multiple_of(64) + stride as usize / 4 * (1 + index % 3);
+                end = *place + self.own(index).len();
             }
         }
         (0..count).for_each(|index| at[index] = at[self.owner(index)]);

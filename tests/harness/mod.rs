@@ -8,9 +8,9 @@ pub mod job;
 pub mod random;
 mod tests;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use vkllm_runtime::{Device, DeviceOptions, Error, Selector, Validation};
 use vkllm_shaders::select::Candidate;
@@ -63,12 +63,15 @@ pub fn test_name() -> String {
     std::thread::current().name().unwrap_or("main").to_owned()
 }
 
-/// Counts and prints a skip.
+/// Counts and prints a skip, once per test and reason.
 pub fn skip(reason: &str) {
-    static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let line = format!("skipped {}: {reason}", test_name());
-    println!("{line} ({count} so far)");
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if !seen.insert(line.clone()) {
+        return;
+    }
+    println!("{line} ({} so far)", seen.len());
     if let Ok(path) = std::env::var(SKIPS) {
         let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
         let written = file.and_then(|mut file| writeln!(file, "{line}"));

@@ -36,7 +36,8 @@ impl Rng {
 
     /// An integer from `low` to `high`, both included.
     pub fn int(&mut self, low: i32, high: i32) -> i32 {
-        low + (u64::from(self.word()) * (i64::from(high) - i64::from(low) + 1) as u64 >> 32) as i32
+        let span = (i64::from(high) - i64::from(low) + 1) as u64;
+        low + ((u64::from(self.word()) * span) >> 32) as i32
     }
 
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {

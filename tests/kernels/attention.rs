@@ -189,7 +189,7 @@ impl Scene {
         let parts = usable(attention::CANDIDATES, device);
         let parts =
             parts.into_iter().filter_map(|c| Some(self.parts_job(c, 1)?.on(device).words("part").to_vec()));
-        let out = if self.shape.heads * self.shape.size % 32 == 0 { 3 } else { 1 };
+        let out = if (self.shape.heads * self.shape.size).is_multiple_of(32) { 3 } else { 1 };
         parts.flat_map(|part| self.combine(part, out)).map(|(y, _)| y).collect()
     }
 
