@@ -77,7 +77,7 @@ impl Drop for Gpu {
 
 enum Backend {
     Vulkan(Arc<Gpu>),
-    Reference(Caps),
+    Reference(Box<Caps>),
 }
 
 /// An open device. Cloning gives another handle to the same one.
@@ -114,7 +114,7 @@ impl Device {
         let backend = if options.selector == Selector::Reference {
             let mut caps = Caps::reference();
             caps.has.retain(|need| !options.minus.contains(need));
-            Backend::Reference(caps)
+            Backend::Reference(Box::new(caps))
         } else {
             let context = Arc::new(Context::open(options)?);
             let pipelines = Pipelines::new(&context, options.cache_dir.as_deref())?;

@@ -158,10 +158,9 @@ impl Encoded {
         let mut before = barriers(&touches);
         let count = before.iter().filter(|&&b| b).count();
         let edges = edges(&touches, &before);
-        if let Some(omitted) = options.omit_barrier {
-            if let Some(flag) = before.iter_mut().filter(|b| **b).nth(omitted) {
-                *flag = false;
-            }
+        let omitted = options.omit_barrier.and_then(|omitted| before.iter_mut().filter(|b| **b).nth(omitted));
+        if let Some(flag) = omitted {
+            *flag = false;
         }
         let mut held: HashMap<usize, Buffer> = HashMap::new();
         for (view, _, _) in recording.commands.iter().flat_map(Command::accesses) {

@@ -182,10 +182,9 @@ impl Drop for VulkanBuffer {
         unsafe { self.context.device.destroy_buffer(self.handle, None) };
         if let (Some(allocation), Some(allocator)) =
             (self.allocation.take(), lock(&self.context.allocator).as_mut())
+            && let Err(error) = allocator.free(allocation)
         {
-            if let Err(error) = allocator.free(allocation) {
-                tracing::warn!(%error, "device memory could not be given back");
-            }
+            tracing::warn!(%error, "device memory could not be given back");
         }
     }
 }

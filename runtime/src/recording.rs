@@ -134,7 +134,7 @@ impl Recording {
     /// Appends a fill.
     pub fn fill(&mut self, label: impl Into<String>, dst: View, word: u32) -> Result<(), Error> {
         let label = label.into();
-        if dst.offset % 4 != 0 || dst.len % 4 != 0 || !self.inside(&dst) {
+        if !(dst.offset | dst.len).is_multiple_of(4) || !self.inside(&dst) {
             let reason = format!("cannot fill bytes {}..+{}", dst.offset, dst.len);
             return Err(Error::Recording { label, reason });
         }
@@ -184,10 +184,10 @@ impl Recording {
                 ));
             }
         }
-        if let Grid::Indirect(view) = &dispatch.grid {
-            if !self.inside(view) || view.len < 12 || view.offset % 4 != 0 {
-                return Err("the indirect grid needs three words inside its buffer".into());
-            }
+        if let Grid::Indirect(view) = &dispatch.grid
+            && (!self.inside(view) || view.len < 12 || !view.offset.is_multiple_of(4))
+        {
+            return Err("the indirect grid needs three words inside its buffer".into());
         }
         Ok(())
     }

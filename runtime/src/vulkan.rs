@@ -497,28 +497,28 @@ fn create_device(
     family: u32,
     caps: &Caps,
 ) -> Result<ash::Device, Error> {
-    let on = |need| u32::from(caps.has(need));
+    let on = |need| caps.has(need);
     let priorities = [1.0];
     let queues =
         [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
-    let mut f11 = vk::PhysicalDeviceVulkan11Features::default();
-    f11.storage_buffer16_bit_access = on(Need::Storage16);
-    let mut f12 =
-        vk::PhysicalDeviceVulkan12Features::default().timeline_semaphore(true).host_query_reset(true);
-    f12.shader_float16 = on(Need::Float16);
-    f12.shader_int8 = on(Need::Int8);
-    f12.storage_buffer8_bit_access = on(Need::Storage8);
-    f12.vulkan_memory_model = on(Need::MemoryModel);
-    f12.vulkan_memory_model_device_scope = on(Need::MemoryModel);
+    let mut f11 =
+        vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(on(Need::Storage16));
+    let mut f12 = vk::PhysicalDeviceVulkan12Features::default()
+        .timeline_semaphore(true)
+        .host_query_reset(true)
+        .shader_float16(on(Need::Float16))
+        .shader_int8(on(Need::Int8))
+        .storage_buffer8_bit_access(on(Need::Storage8))
+        .vulkan_memory_model(on(Need::MemoryModel))
+        .vulkan_memory_model_device_scope(on(Need::MemoryModel));
     let mut f13 = vk::PhysicalDeviceVulkan13Features::default()
         .synchronization2(true)
         .maintenance4(true)
         .subgroup_size_control(caps.subgroup_control)
-        .compute_full_subgroups(caps.subgroup_control);
-    f13.shader_integer_dot_product = on(Need::IntegerDot);
-    let mut base = vk::PhysicalDeviceFeatures::default();
-    base.shader_int16 = on(Need::Int16);
-    base.shader_int64 = on(Need::Int64);
+        .compute_full_subgroups(caps.subgroup_control)
+        .shader_integer_dot_product(on(Need::IntegerDot));
+    let base =
+        vk::PhysicalDeviceFeatures::default().shader_int16(on(Need::Int16)).shader_int64(on(Need::Int64));
     let mut features = vk::PhysicalDeviceFeatures2::default()
         .features(base)
         .push_next(&mut f11)

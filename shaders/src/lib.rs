@@ -8,6 +8,7 @@ pub mod reference;
 pub mod select;
 pub mod table;
 
+#[allow(clippy::all)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/generated.rs"));
 }

@@ -92,17 +92,17 @@ impl ModelFile {
     /// The vocabulary, or `None` when the file has none.
     pub fn vocabulary(&self) -> Result<Option<Vocabulary>> {
         let vocabulary = Vocabulary::from_gguf(&self.gguf)?;
-        if let Some(vocabulary) = &vocabulary {
-            if vocabulary.len() > self.config.vocab as usize {
-                return Err(Error::Model {
-                    path: self.gguf.path().to_owned(),
-                    reason: format!(
-                        "tokenizer.ggml.tokens has {} entries, but token_embd.weight only {} rows",
-                        vocabulary.len(),
-                        self.config.vocab
-                    ),
-                });
-            }
+        if let Some(vocabulary) = &vocabulary
+            && vocabulary.len() > self.config.vocab as usize
+        {
+            return Err(Error::Model {
+                path: self.gguf.path().to_owned(),
+                reason: format!(
+                    "tokenizer.ggml.tokens has {} entries, but token_embd.weight only {} rows",
+                    vocabulary.len(),
+                    self.config.vocab
+                ),
+            });
         }
         Ok(vocabulary)
     }

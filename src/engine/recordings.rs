@@ -54,10 +54,10 @@ impl Recordings {
     }
 
     pub(super) fn insert(&mut self, key: Key, compiled: Compiled) -> usize {
-        if self.entries.len() >= KEPT {
-            if let Some(least) = (0..self.entries.len()).min_by_key(|&i| self.entries[i].uses) {
-                self.entries.swap_remove(least);
-            }
+        if self.entries.len() >= KEPT
+            && let Some(least) = (0..self.entries.len()).min_by_key(|&i| self.entries[i].uses)
+        {
+            self.entries.swap_remove(least);
         }
         self.made += 1;
         self.entries.push(Entry { key, compiled, uses: 0 });
@@ -88,10 +88,10 @@ impl Profile {
         self.steps += 1;
         for time in &times.labels {
             let mut label = time.label.as_str();
-            if let Some((layer, rest)) = label.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
-                if layer.bytes().all(|b| b.is_ascii_digit()) {
-                    label = rest;
-                }
+            if let Some((layer, rest)) = label.strip_prefix("blk.").and_then(|rest| rest.split_once('.'))
+                && layer.bytes().all(|b| b.is_ascii_digit())
+            {
+                label = rest;
             }
             let entry = self.labels.entry(label.to_owned()).or_default();
             entry.0 += 1;

@@ -152,13 +152,13 @@ impl Config {
         if vocab == 0 || vocab > 1 << 24 {
             return Err(refuse(format!("token_embd.weight has {vocab} rows; allowed is 1 to {}", 1 << 24)));
         }
-        if let Some(stated) = meta.u32(&key("vocab_size"))? {
-            if u64::from(stated) != vocab {
-                return Err(refuse(format!(
-                    "{} is {stated}, but token_embd.weight has {vocab} rows",
-                    key("vocab_size")
-                )));
-            }
+        if let Some(stated) = meta.u32(&key("vocab_size"))?
+            && u64::from(stated) != vocab
+        {
+            return Err(refuse(format!(
+                "{} is {stated}, but token_embd.weight has {vocab} rows",
+                key("vocab_size")
+            )));
         }
         Ok(Config {
             architecture,
@@ -183,7 +183,7 @@ impl Config {
     /// Whether RoPE applies to a layer.
     pub fn has_rope(&self, layer: u32) -> bool {
         let every = self.architecture.no_rope_every;
-        every == 0 || (layer + 1) % every != 0
+        every == 0 || !(layer + 1).is_multiple_of(every)
     }
 }
 

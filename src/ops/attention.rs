@@ -112,8 +112,8 @@ fn lanes_per_key(head: u32, head_v: u32, subgroup: u32) -> u32 {
     let mut lanes = 1;
     while lanes < 8
         && lanes * 2 <= subgroup
-        && (head / 4) % (lanes * 2) == 0
-        && (head_v / 4) % (lanes * 2) == 0
+        && (head / 4).is_multiple_of(lanes * 2)
+        && (head_v / 4).is_multiple_of(lanes * 2)
     {
         lanes *= 2;
     }

@@ -49,7 +49,7 @@ pub fn takes_int8(r: &Recorder<'_>, tensor: &Tensor) -> bool {
         Activations::Auto => r.caps.has(Need::IntegerDot),
     };
     wanted
-        && tensor.k % 32 == 0
+        && tensor.k.is_multiple_of(32)
         && ops::linear::CANDIDATES
             .iter()
             .any(|c| c.kernel.axis("FORMAT") == tensor.format.name && c.kernel.axis("ACT") == "q8")

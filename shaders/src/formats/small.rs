@@ -13,8 +13,7 @@ const fn format(name: &'static str, label: &'static str, ggml_type: u32, bytes: 
     Format { name, label, ggml_type, block: 32, bytes, decode: |_, _| (), sample: |_, _| () }
 }
 
-/// f16 d, 16 bytes of nibbles. Adding 0.0 makes the zero of a negative d positive, as `d * q - 8 * d` does on
-/// a GPU.
+/// f16 d, 16 bytes of nibbles. Adding 0.0 makes every zero positive; a GPU may give either zero.
 pub(super) static Q4_0: Format = Format {
     decode: |block, out| {
         let d = half_at(block, 0);

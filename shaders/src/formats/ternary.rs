@@ -23,7 +23,7 @@ pub(super) static TQ1_0: Format = Format {
                 _ => (48 + e % 4, (e - 240) / 4),
             };
             let fraction = block[byte].wrapping_mul(POWERS[digit]);
-            *weight = d * (f32::from(u16::from(fraction) * 3 >> 8) - 1.0) + 0.0;
+            *weight = d * (f32::from((u16::from(fraction) * 3) >> 8) - 1.0) + 0.0;
         }
     },
     sample: |next, block| {

@@ -16,7 +16,8 @@ pub fn glu(call: &Call<'_>) {
                 let g = f64::from(gate.f32(row * push.gate_stride as usize + i));
                 let u = f64::from(up.f32(row * push.up_stride as usize + i));
                 let inner = std::f64::consts::FRAC_2_PI.sqrt() * (g + 0.044715 * g * g * g);
-                let act = if gelu { 0.5 * g * (1.0 + inner.tanh()) } else { g / (1.0 + (-g).exp()) };
+                // 0.5·(1 + tanh x) is 1 / (1 + exp(-2x)), which keeps its digits in the lower tail.
+                let act = g / (1.0 + (if gelu { -2.0 * inner } else { -g }).exp());
                 (act * u) as f32
             })
             .collect();

@@ -88,10 +88,10 @@ pub fn mass_of(distance: f32) -> u32 {
     if distance >= NEGLIGIBLE {
         return 0;
     }
-    let n = (distance * 1.442_695_02 + 0.5).floor();
-    let r = (distance - n * 0.693_359_375) + n * 2.121_944_42e-4;
-    let mut q = 0.001_395_171_51_f32;
-    for c in [-0.008_369_597_61, 0.041_666_187_3, -0.166_665_122, 0.5] {
+    let n = (distance * std::f32::consts::LOG2_E + 0.5).floor();
+    let r = (distance - n * 0.693_359_4) + n * 2.121_944_4e-4;
+    let mut q = 0.001_395_171_5_f32;
+    for c in [-0.008_369_598, 0.041_666_187, -0.166_665_12, 0.5] {
         q = q * r + c;
     }
     let e = (q * r) * r - r + 1.0;
@@ -100,16 +100,16 @@ pub fn mass_of(distance: f32) -> u32 {
 
 /// ln(1 + f) for f in [√½ - 1, √2 - 1].
 fn ln_near_one(f: f32) -> f32 {
-    let mut q = -0.078_365_810_2_f32;
+    let mut q = -0.078_365_81_f32;
     for c in [
-        0.130_237_684,
-        -0.132_126_108,
-        0.141_608_626,
+        0.130_237_68,
+        -0.132_126_11,
+        0.141_608_63,
         -0.166_104_51,
-        0.200_031_236,
-        -0.250_015_497,
-        0.333_333_075,
-        -0.499_999_881,
+        0.200_031_24,
+        -0.250_015_5,
+        0.333_333_08,
+        -0.499_999_88,
     ] {
         q = q * f + c;
     }
@@ -122,13 +122,13 @@ pub fn ln_of(x: f32) -> f32 {
     let exponent = (bits.wrapping_sub(0x3f35_04f3) as i32) >> 23;
     let f = f32::from_bits(bits.wrapping_sub((exponent as u32) << 23)) - 1.0;
     let n = exponent as f32;
-    n * 0.693_359_375 + (ln_near_one(f) - n * 2.121_944_42e-4)
+    n * 0.693_359_4 + (ln_near_one(f) - n * 2.121_944_4e-4)
 }
 
 /// Gumbel noise of a random word.
 pub fn gumbel_of(word: u32) -> f32 {
-    let complement = (word as f32 + 0.5) * 2.328_306_44e-10;
-    let u = (!word as f32 + 0.5) * 2.328_306_44e-10;
+    let complement = (word as f32 + 0.5) * 2.328_306_4e-10;
+    let u = (!word as f32 + 0.5) * 2.328_306_4e-10;
     -ln_of(if complement < 0.29 { -ln_near_one(-complement) } else { -ln_of(u) })
 }
 
@@ -144,7 +144,7 @@ pub fn bin_of(distance: f32) -> u32 {
 
 /// a · share / 2^32, rounded down, but at least 1.
 pub fn share_of(mass: u64, share: u32) -> u64 {
-    ((u128::from(mass) * u128::from(share) >> 32) as u64).max(1)
+    (((u128::from(mass) * u128::from(share)) >> 32) as u64).max(1)
 }
 
 /// Philox4x32-10.
