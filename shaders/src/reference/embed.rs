@@ -5,7 +5,7 @@ use vkllm_runtime::Call;
 use crate::formats;
 use crate::ops::embed::Push;
 
-/// y[r] = scale · W[token of row r], for the rows whose token lies in the view's window of the vocabulary.
+/// `y[r] = scale · W[token of row r]`, for the rows whose token lies in the view's window of the vocabulary.
 pub fn embed(call: &Call<'_>) {
     let push = call.push::<Push>();
     let (weights, rows, y) = (call.arg("weights"), call.arg("rows"), call.arg("y"));

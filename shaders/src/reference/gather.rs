@@ -4,7 +4,7 @@ use vkllm_runtime::Call;
 
 use crate::ops::gather::Push;
 
-/// y[i] = x[index[i]].
+/// `y[i] = x[index[i]]`.
 pub fn gather(call: &Call<'_>) {
     let push = call.push::<Push>();
     let (x, index, y) = (call.arg("x"), call.arg("index"), call.arg("y"));

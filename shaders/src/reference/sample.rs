@@ -48,7 +48,7 @@ pub fn choose(logits: &[u32], sampler: &Sampler, position: u32) -> Option<(u32, 
     Some((chosen.1, (-f64::from(distance_of(chosen.0, top)) - ln_mass) as f32))
 }
 
-/// results[out_index] = token, ln p, position, segment; the row moves on to the token. Looks at nothing but logits,
+/// `results[out_index]` = token, ln p, position, segment; the row moves on to the token. Looks at nothing but logits,
 /// whatever the stages before left in `part`.
 pub fn sample(call: &Call<'_>) {
     let push = call.push::<Push>();
