@@ -228,9 +228,16 @@ apt_install() {
         -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 -o DPkg::Use-Pty=0 install "$@"
 }
 
-# Installed packages that installing these would replace.
+# Installed packages that installing these would remove or replace with another release of the software. A newer
+# packaging of the same release (22.3.6-1+deb12u1 by 22.3.6-1+deb12u2) is the distribution's own update and not counted.
 apt_replaces() {
-    apt-get -s --no-install-recommends install "$@" 2>/dev/null | sed -n 's/^Inst \([^ ]*\) \[.*/\1/p;s/^Remv \([^ ]*\) .*/\1/p'
+    apt-get -s --no-install-recommends install "$@" 2>/dev/null | awk '
+        $1 == "Remv" { print $2 }
+        $1 == "Inst" && $3 ~ /^\[/ {
+            old = substr($3, 2, length($3) - 2); new = substr($4, 2)
+            sub(/-[^-]*$/, "", old); sub(/-[^-]*$/, "", new)
+            if (old != new) print $2
+        }'
 }
 
 # Installs the noted packages, and nothing when none is noted.
