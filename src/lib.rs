@@ -34,6 +34,7 @@ mod models;
 mod ops;
 pub mod sample;
 mod session;
+pub mod speculate;
 mod tensor;
 pub mod text;
 mod weights;
