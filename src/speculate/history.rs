@@ -32,10 +32,18 @@ impl Rolling {
         self.push(history[at], at.checked_sub(self.n).map(|left| history[left]));
     }
 
+    fn mixed(&self) -> u64 {
+        (self.value ^ (self.value >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    }
+
     /// Place in a table of `1 << bits` entries. The upper bits are mixed best.
     pub(super) fn slot(&self, bits: u32) -> usize {
-        let mixed = (self.value ^ (self.value >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (mixed >> (64 - bits)) as usize
+        (self.mixed() >> (64 - bits)) as usize
+    }
+
+    /// Bits that are not in the place.
+    pub(super) fn tag(&self) -> u16 {
+        (self.mixed() >> 16) as u16
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Drafter, MOST_HISTORY, MOST_MODEL, ngram_simple};
+use super::{Drafter, MOST_HISTORY, MOST_MODEL, ngram_cache, ngram_map_k, ngram_mod, ngram_simple};
 use crate::error::{Error, Result};
 
 /// A number a user may give a method.
@@ -65,6 +65,27 @@ pub const METHODS: &[MethodRow] = &[
         most: MOST_HISTORY,
         make: Some(ngram_simple::make),
     },
+    MethodRow {
+        name: "ngram-map-k",
+        what: "what followed the newest n tokens each of the last times, as far as it was accepted",
+        parameters: ngram_map_k::PARAMETERS,
+        most: MOST_HISTORY,
+        make: Some(ngram_map_k::make),
+    },
+    MethodRow {
+        name: "ngram-mod",
+        what: "for each hash of n tokens the token that came next; long repetitions",
+        parameters: ngram_mod::PARAMETERS,
+        most: MOST_HISTORY,
+        make: Some(ngram_mod::make),
+    },
+    MethodRow {
+        name: "ngram-cache",
+        what: "counts of what followed the newest one to four tokens; short repetitions",
+        parameters: ngram_cache::PARAMETERS,
+        most: MOST_HISTORY,
+        make: Some(ngram_cache::make),
+    },
 ];
 
 /// A row of [`METHODS`].
@@ -125,7 +146,8 @@ impl Setting {
         Setting { method, values: method.row().parameters.iter().map(|p| p.default).collect() }
     }
 
-    /// Reads a list as `--spec` takes it: `TYPE[:NAME=VALUE…][,TYPE…]`, for example `ngram-simple:n=8,draft-model`.
+    /// Reads a list as `--spec` takes it: `TYPE[:NAME=VALUE…][,TYPE…]`, for example
+    /// `ngram-simple:size-n=8,draft-model`.
     ///
     /// Errors: a method, parameter or value that does not exist, or a method named twice.
     pub fn parse_list(list: &str) -> Result<Vec<Setting>> {

@@ -10,8 +10,13 @@ mod chain;
 mod governor;
 mod history;
 mod method;
+mod ngram_cache;
+mod ngram_map_k;
+mod ngram_mod;
 mod ngram_simple;
 mod round;
+#[cfg(test)]
+mod tests;
 
 pub use chain::Chain;
 pub use governor::{Decision, Governor, GovernorOptions, Offer, Why};

@@ -7,14 +7,15 @@ use super::history::{Rolling, copy_on};
 use super::{Drafter, Parameter};
 
 pub(super) const PARAMETERS: &[Parameter] = &[
-    Parameter::count("n", 12, 1, 64, "tokens that must match"),
-    Parameter::count("m", 48, 1, 64, "tokens to draft at most"),
+    Parameter::count("size-n", 12, 1, 64, "newest tokens that must match"),
+    Parameter::count("size-m", 48, 1, 64, "tokens to draft at most"),
 ];
 
 const BITS: u32 = 18;
 
 pub(super) fn make(values: &[f64]) -> Box<dyn Drafter> {
-    Box::new(NgramSimple::new(values[0] as usize, values[1] as usize))
+    let (n, m) = (values[0] as usize, values[1] as usize);
+    Box::new(NgramSimple { n, m, after: vec![0; 1 << BITS], hash: Rolling::new(n), seen: 0 })
 }
 
 struct NgramSimple {
@@ -23,16 +24,12 @@ struct NgramSimple {
     /// Position after an n-gram; 0 is none.
     after: Vec<u32>,
     hash: Rolling,
-    /// Tokens of the history that the hash has taken in.
+    /// Tokens of the history that were read.
     seen: usize,
 }
 
 impl NgramSimple {
-    fn new(n: usize, m: usize) -> Self {
-        NgramSimple { n, m, after: vec![0; 1 << BITS], hash: Rolling::new(n), seen: 0 }
-    }
-
-    /// Takes in what is new. The newest n-gram enters the table only with the token after it.
+    /// The newest n-gram enters the table only with the token after it.
     fn read(&mut self, history: &[u32]) {
         for at in self.seen..history.len() {
             if at >= self.n {
@@ -54,25 +51,14 @@ impl Drafter for NgramSimple {
 
     fn draft(&mut self, history: &[u32], most: usize, out: &mut Vec<u32>) {
         if history.len() < self.seen {
-            return self.begin_and_draft(history, most, out);
+            self.begin(history);
         }
         self.read(history);
-        if history.len() <= self.n {
-            return;
-        }
         let from = self.after[self.hash.slot(BITS)] as usize;
-        let newest = &history[history.len() - self.n..];
-        if from >= self.n && history[from - self.n..from] == *newest {
+        if from != 0 && history[from - self.n..].starts_with(&history[history.len() - self.n..]) {
             copy_on(history, from, most.min(self.m), out);
         }
     }
 
     fn result(&mut self, _: &[u32], _: usize) {}
-}
-
-impl NgramSimple {
-    fn begin_and_draft(&mut self, history: &[u32], most: usize, out: &mut Vec<u32>) {
-        self.begin(history);
-        self.draft(history, most, out);
-    }
 }
