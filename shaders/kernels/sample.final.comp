@@ -1,6 +1,7 @@
 // Last stage of every choice of a token: the best of what the stages before have found, its logarithmic probability,
 // and the step row moved on to it. Where top-k or top-p end within a bin it finds the exact end by bisection, first
-// over keys, then over the ids that share the last key. One subgroup per row.
+// over keys, then over the ids that share the last key. One subgroup per row. (llvmpipe before Mesa 23 ends all loops
+// of an invocation after 65535 iterations: there a nearly flat row of a large vocabulary is cut at a wrong place.)
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require
@@ -86,48 +87,36 @@ uvec2 sum_to(Source source, Range range, bool by_mass, Cut cut) {
     return subgroup_add64(sum);
 }
 
-// The highest cut down to which a range has the wanted tokens (or mass).
+// The highest cut down to which a range has the wanted tokens (or mass): first the key, then the id among tokens that
+// have this key. Ids are complemented, so that both searches look for the largest value that is enough.
 Cut find_cut(Source source, Range range, bool by_mass, uvec2 want) {
-    uint key, id;
-    float distance;
-    uint low = 0xffffffffu;
-    uint high = 0u;
-    for (uint i = gl_SubgroupInvocationID; i < source.count; i += SG) {
-        if (fetch(source, range, i, key, id, distance)) {
-            low = min(low, key);
-            high = max(high, key);
+    Cut cut = NO_CUT;
+    for (uint turn = 0u; turn < 2u; ++turn) {
+        bool by_id = turn == 1u;
+        uint key, id;
+        float distance;
+        uint low = 0xffffffffu;
+        uint high = 0u;
+        for (uint i = gl_SubgroupInvocationID; i < source.count; i += SG) {
+            if (fetch(source, range, i, key, id, distance) && (!by_id || key == cut.key)) {
+                low = min(low, by_id ? ~id : key);
+                high = max(high, by_id ? ~id : key);
+            }
         }
-    }
-    low = subgroupMin(low);
-    high = subgroupMax(high);
-    while (low < high) {
-        uint middle = high - (high - low) / 2u;
-        if (at_least64(sum_to(source, range, by_mass, Cut(middle, NO_TOKEN)), want)) {
-            low = middle;
-        } else {
-            high = middle - 1u;
+        low = subgroupMin(low);
+        high = subgroupMax(high);
+        while (low < high) {
+            uint middle = high - (high - low) / 2u;
+            Cut tried = by_id ? Cut(cut.key, ~middle) : Cut(middle, NO_TOKEN);
+            if (at_least64(sum_to(source, range, by_mass, tried), want)) {
+                low = middle;
+            } else {
+                high = middle - 1u;
+            }
         }
+        cut = by_id ? Cut(cut.key, ~low) : Cut(low, NO_TOKEN);
     }
-    uint cut_key = low;
-    low = 0xffffffffu;
-    high = 0u;
-    for (uint i = gl_SubgroupInvocationID; i < source.count; i += SG) {
-        if (fetch(source, range, i, key, id, distance) && key == cut_key) {
-            low = min(low, id);
-            high = max(high, id);
-        }
-    }
-    low = subgroupMin(low);
-    high = subgroupMax(high);
-    while (low < high) {
-        uint middle = low + (high - low) / 2u;
-        if (at_least64(sum_to(source, range, by_mass, Cut(cut_key, middle)), want)) {
-            high = middle;
-        } else {
-            low = middle + 1u;
-        }
-    }
-    return Cut(cut_key, low);
+    return cut;
 }
 
 uvec2 head64(uint head, uint word) {

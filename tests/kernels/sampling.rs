@@ -14,7 +14,7 @@ use super::lookup::step_rows;
 use crate::harness::compare::{bits, values, within};
 use crate::harness::job::Job;
 use crate::harness::random::Rng;
-use crate::harness::{Cases, device, usable};
+use crate::harness::{Cases, device, skip, usable};
 
 /// Elements between the rows of logits beyond the vocabulary; NaN there must not matter.
 const PAD: usize = 3;
@@ -197,6 +197,16 @@ fn greedy_takes_the_first_of_the_largest() {
     }
 }
 
+/// How often the last stage looks at a token of a row that it has to scan, about.
+const LANE_ITERATIONS: usize = 56;
+
+/// Whether the driver limits loops without saying so.
+fn ends_loops(device: &Device) -> bool {
+    let driver = &device.caps().driver;
+    driver.contains("llvmpipe")
+        && ["Mesa 20.", "Mesa 21.", "Mesa 22."].iter().any(|mesa| driver.contains(mesa))
+}
+
 #[test]
 fn sampled_tokens_are_those_of_the_definition() {
     let Some(device) = device() else { return };
@@ -223,6 +233,13 @@ fn sampled_tokens_are_those_of_the_definition() {
             for row in &mut draws.logits {
                 row.iter_mut()
                     .for_each(|l| *l = if spread == 0.0 { (*l * 0.7).round() } else { *l * spread });
+            }
+            if spread == 0.0
+                && n * LANE_ITERATIONS > 65535 * device.caps().subgroup as usize
+                && ends_loops(device)
+            {
+                skip("llvmpipe before Mesa 23 ends the loops of an invocation after 65535 iterations");
+                continue;
             }
             draws.check(&format!("spread {spread}"), device, true);
             cases.add();
