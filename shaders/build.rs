@@ -56,7 +56,7 @@ fn generate() -> Result<(), String> {
     put(&mut text, format_args!("pub const SHADER_HASH: &str = {:?};\n", manifest.hash));
     records(&mut text, &interfaces)?;
     put(&mut text, format_args!("/// One module per operation.\npub mod ops {{\n"));
-    let mut all = String::new();
+    let (mut all, mut table) = (String::new(), String::new());
     for (name, op) in &ops {
         if !root.join(format!("src/reference/{name}.rs")).is_file() {
             return Err(format!("op {name} has no meaning: src/reference/{name}.rs is missing"));
@@ -65,9 +65,13 @@ fn generate() -> Result<(), String> {
         for index in 0..op.modules.len() {
             put(&mut all, format_args!("&{name}::KERNELS[{index}], "));
         }
+        put(&mut table, format_args!("({name:?}, {}::CANDIDATES), ", identifier(name)));
     }
     put(&mut text, format_args!("/// All kernels of all operations.\n"));
-    put(&mut text, format_args!("pub static ALL: &[&vkllm_runtime::Kernel] = &[{all}];\n}}\n"));
+    put(&mut text, format_args!("pub static ALL: &[&vkllm_runtime::Kernel] = &[{all}];\n"));
+    put(&mut text, format_args!("/// Every operation with what the table says about its kernels.\n"));
+    let kind = "&[(&str, &[crate::select::Candidate])]";
+    put(&mut text, format_args!("pub static TABLE: {kind} = &[{table}];\n}}\n"));
     let path = out.join("generated.rs");
     fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }

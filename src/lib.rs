@@ -33,6 +33,8 @@ pub mod gguf;
 mod models;
 mod ops;
 pub mod sample;
+#[cfg(feature = "selftest")]
+pub mod selftest;
 mod session;
 pub mod speculate;
 mod tensor;

@@ -32,6 +32,12 @@ pub(super) enum Command {
     Inspect(InspectArgs),
     /// List the Vulkan devices
     Devices(DevicesArgs),
+    /// Test every kernel on a device; no model is needed
+    #[command(
+        after_help = "Exit codes: 0 all passed, 1 some failed or passed unexpectedly, 2 usage, 3 device error, \
+                      125 nothing could be tested."
+    )]
+    Selftest(SelftestArgs),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -217,4 +223,35 @@ pub(super) struct InspectArgs {
 pub(super) struct DevicesArgs {
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SelftestArgs {
+    /// Run the cases whose names match a regular expression; may be given more than once
+    #[arg(long, value_name = "REGEX")]
+    pub(super) filter: Vec<String>,
+    /// Seed of the random inputs
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+    /// File of expected failures, lines of PATTERN # REASON; a case that passes nevertheless fails the run
+    #[arg(long, value_name = "FILE")]
+    pub(super) expect: Option<PathBuf>,
+    /// Write the results as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
+    /// Print the results as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Print the names of the cases and run none
+    #[arg(long, conflicts_with_all = ["json", "junit", "expect", "seed"])]
+    pub(super) list: bool,
+    /// Print which kernels this device uses for an operation, and why not the others
+    #[arg(
+        long,
+        value_name = "OP",
+        conflicts_with_all = ["json", "junit", "expect", "seed", "filter", "list"]
+    )]
+    pub(super) explain: Option<String>,
+    #[command(flatten)]
+    pub(super) device: DeviceArgs,
 }

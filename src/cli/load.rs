@@ -37,6 +37,11 @@ fn selector(name: Option<&str>) -> Selector {
 
 /// Opens the device that was asked for.
 pub(super) fn device(args: &DeviceArgs) -> Result<Device, Failure> {
+    Ok(open(args)??)
+}
+
+/// As [`device`], with the device's own errors apart from those of the arguments.
+pub(super) fn open(args: &DeviceArgs) -> Result<Result<Device, vkllm_runtime::Error>, Failure> {
     let mut minus = Vec::new();
     if let Some(caps) = &args.caps {
         let list = caps.strip_prefix("minus:").ok_or_else(|| {
@@ -65,7 +70,7 @@ pub(super) fn device(args: &DeviceArgs) -> Result<Device, Failure> {
         subgroup: args.subgroup,
         cache_dir: cache_dir(),
     };
-    Ok(Device::open(&options)?)
+    Ok(Device::open(&options))
 }
 
 /// Fails when the validation layers had something to say.

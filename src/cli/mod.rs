@@ -6,12 +6,15 @@ mod inspect;
 mod load;
 mod logits;
 mod run;
+mod selftest;
 mod stats;
 mod tokenize;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{CommandFactory, Parser};
 
@@ -81,6 +84,21 @@ fn spell_out(argument: OsString) -> OsString {
     }
 }
 
+/// Sets a flag on Ctrl-C; a second one ends the program at once.
+fn interrupt_flag() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&flag);
+    let installed = ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    });
+    if let Err(error) = installed {
+        tracing::warn!(%error, "Ctrl-C will end the program at once");
+    }
+    flag
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(std::env::args_os().map(spell_out)) {
@@ -120,6 +138,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Devices(args) => devices::run(args),
+        Command::Selftest(args) => selftest::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "vkllm", &mut script);

@@ -1,12 +1,11 @@
 //! `vkllm run`: text from a prompt.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::args::{RunArgs, SamplerArgs};
-use super::{Failure, input, load, stats};
+use super::{Failure, input, interrupt_flag, load, stats};
 use crate::text::EncodeOptions;
 use crate::{Event, Finish, GenerateOptions, Model, SamplerOptions, Session};
 
@@ -45,21 +44,6 @@ fn prompt(args: &RunArgs, model: &Model) -> Result<(Vec<u32>, Option<String>), F
         return Err(input("the prompt is empty; give one with -p, -f, --tokens or on standard input"));
     }
     Ok((ids, Some(text)))
-}
-
-/// Sets a flag on Ctrl-C; a second one ends the program at once.
-fn interrupt_flag() -> Arc<AtomicBool> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&flag);
-    let installed = ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    });
-    if let Err(error) = installed {
-        tracing::warn!(%error, "Ctrl-C will end the program at once");
-    }
-    flag
 }
 
 /// Escapes control characters on a terminal, so that a model cannot steer it; newlines and tabs stay.

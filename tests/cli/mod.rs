@@ -4,6 +4,7 @@ mod files;
 mod interrupt;
 mod options;
 mod output;
+mod selftest;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

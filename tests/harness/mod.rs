@@ -1,24 +1,20 @@
-//! What all tests on a device share: one device per process, seeded random numbers, guarded buffers, comparisons
-//! that refuse absurd tolerances, and skips that are counted.
+//! What all tests on a device share: one device per process, a seed, and skips that are counted.
 
-#![allow(dead_code)]
-
-pub mod compare;
-pub mod job;
-pub mod random;
 mod tests;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use vkllm::selftest::{Rng, SEED};
 use vkllm_runtime::{Device, DeviceOptions, Error, Selector, Validation};
-use vkllm_shaders::select::Candidate;
 
 /// Name part or index of the device under test, or "reference".
 pub const DEVICE: &str = "VKLLM_TEST_DEVICE";
 /// "core", "sync" or "gpu": run under the validation layers, any message is a failure.
 const VALIDATION: &str = "VKLLM_TEST_VALIDATION";
+/// Overrides the seed of random numbers.
+const SEED_NAME: &str = "VKLLM_TEST_SEED";
 /// File that gets one line per skipped test.
 const SKIPS: &str = "VKLLM_TEST_SKIPS";
 
@@ -79,33 +75,22 @@ pub fn skip(reason: &str) {
     }
 }
 
-/// Whether a candidate is meant for the device's subgroup size.
-pub fn meant(candidate: &Candidate, device: &Device) -> bool {
-    (candidate.subgroup.0..=candidate.subgroup.1).contains(&device.caps().subgroup)
-}
-
-/// The candidates that the device can run and is meant to run.
-pub fn usable(candidates: &'static [Candidate], device: &Device) -> Vec<&'static Candidate> {
-    let able = |c: &&Candidate| c.kernel.needs.iter().all(|need| device.caps().has(*need));
-    let usable: Vec<_> = candidates.iter().filter(able).filter(|c| meant(c, device)).collect();
-    assert!(!usable.is_empty(), "no kernel of {} runs on {}", candidates[0].kernel.op, device.caps().name);
-    usable
-}
-
-/// Counts the cases of a test and prints how many there were.
-#[derive(Default)]
-pub struct Cases(usize);
-
-impl Cases {
-    pub fn add(&mut self) {
-        self.0 += 1;
+/// The seed of this run.
+pub fn seed() -> u64 {
+    match std::env::var(SEED_NAME) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{SEED_NAME} is {text}, not a number")),
+        Err(_) => SEED,
     }
 }
 
-impl Drop for Cases {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            println!("{}: {} cases", test_name(), self.0);
-        }
-    }
+/// Random numbers for a label; the seed is shown where a test fails.
+pub fn rng(label: &str) -> Rng {
+    println!("{}={}", SEED_NAME, seed());
+    Rng::new(seed(), label)
+}
+
+/// The settings that chose this device, as they stand before a command.
+pub fn environment() -> String {
+    let set = |name: &str| std::env::var(name).map_or(String::new(), |value| format!("{name}={value:?} "));
+    ["VK_DRIVER_FILES", "LP_NATIVE_VECTOR_WIDTH"].map(set).concat()
 }

@@ -3,8 +3,10 @@
 
 use vkllm_runtime::{CompileOptions, Device, Recording, Usage, View};
 
+use vkllm::selftest::Rng;
+
 use super::{lookup, quiet, reference, rows, validated};
-use crate::harness::random::Rng;
+use crate::harness;
 
 const BUFFERS: usize = 3;
 const WORDS: u32 = 512;
@@ -106,7 +108,7 @@ fn run(device: &Device, plan: &Plan) -> Vec<u32> {
 fn check(step: u32) {
     let Some((device, _turn)) = validated() else { return };
     let reference = reference();
-    let mut rng = Rng::new(&format!("random recordings {step}"));
+    let mut rng = harness::rng(&format!("random recordings {step}"));
     for case in 0..RECORDINGS {
         let plan = plan(&mut rng, step);
         let (got, want) = (run(device, &plan), run(&reference, &plan));

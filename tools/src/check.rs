@@ -43,7 +43,7 @@ const LAYERS: &[&[&str]] = &[
     &["tensor"],
     &["error"],
     &["text"],
-    &["gguf"],
+    &["gguf", "selftest"],
 ];
 
 /// Parts of the runtime that know nothing of Vulkan.

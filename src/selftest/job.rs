@@ -1,10 +1,12 @@
-//! One dispatch for a test: arguments as words, run on the device inside guard bands or by its kernel's meaning.
+//! One dispatch to check: arguments as words, run on the device inside guard bands or by its kernel's meaning.
 
 use std::ops::Range;
 
 use bytemuck::Pod;
-use vkllm_runtime::{Call, CompileOptions, Device, Dispatch, Grid, Kernel, Recording, Usage, View, Words};
+use vkllm_runtime::{Call, CompileOptions, Dispatch, Grid, Kernel, Recording, Usage, View, Words};
 use vkllm_shaders::select::Candidate;
+
+use super::{Bench, Check, Fault, ensure};
 
 /// Words around every argument: a NaN, so that what is read from there shows.
 pub const GUARD: u32 = 0x7fc0_5eed;
@@ -142,35 +144,46 @@ impl Job {
     }
 
     /// Runs on the device. Whatever may not be written must be as it was, guards included.
-    pub fn on(&self, device: &Device) -> Out {
+    ///
+    /// Panics when an argument is missing or has another name: a case that does not fit its kernel is a bug.
+    pub fn on(&self, bench: &Bench) -> Check<Out> {
+        self.on_poison(bench, GUARD)
+    }
+
+    /// As [`Job::on`], with `guard` around arguments and wherever outputs are poisoned.
+    pub fn on_poison(&self, bench: &Bench, guard: u32) -> Check<Out> {
+        let device = bench.device();
         let name = self.kernel.name;
         let (at, len) = self.layout();
         let count = self.args.len();
-        let mut before = vec![GUARD; len];
+        let mut before = vec![guard; len];
         for index in 0..count {
-            before[at[index]..][..self.own(index).len()].copy_from_slice(self.own(index));
+            let words = self.own(index);
+            let place = &mut before[at[index]..][..words.len()];
+            // Another guard is another poison.
+            if guard == GUARD || words.iter().any(|word| *word != POISON) {
+                place.copy_from_slice(words);
+            }
         }
-        let buffer = device.buffer(name, 4 * len as u64, Usage::Readback).unwrap();
-        buffer.write(0, bytemuck::cast_slice(&before)).unwrap();
+        let buffer = device.buffer(name, 4 * len as u64, Usage::Readback)?;
+        buffer.write(0, bytemuck::cast_slice(&before))?;
         let view =
             |index: usize| -> View { buffer.view(4 * at[index] as u64, 4 * self.own(index).len() as u64) };
         let mut recording = Recording::new(name);
-        recording
-            .dispatch(Dispatch {
-                label: name.to_owned(),
-                kernel: self.kernel,
-                views: (0..count).map(view).collect(),
-                push: self.push.clone(),
-                specs: self.specs.clone(),
-                grid: Grid::Fixed(self.grid),
-            })
-            .unwrap();
-        let compiled = device.compile(&recording, &CompileOptions::default()).unwrap();
-        device.submit(&[&compiled]).unwrap().wait().unwrap();
+        recording.dispatch(Dispatch {
+            label: name.to_owned(),
+            kernel: bench.kernel(self.kernel),
+            views: (0..count).map(view).collect(),
+            push: self.push.clone(),
+            specs: self.specs.clone(),
+            grid: Grid::Fixed(self.grid),
+        })?;
+        let compiled = device.compile(&recording, &CompileOptions::default())?;
+        device.submit(&[&compiled])?.wait()?;
         let messages = device.take_messages();
-        assert!(messages.is_empty(), "{name}: the validation layers say {messages:?}");
+        ensure(messages.is_empty(), || format!("{name}: the validation layers say {messages:?}"))?;
         let mut after = vec![0u32; len];
-        buffer.read(0, bytemuck::cast_slice_mut(&mut after)).unwrap();
+        buffer.read(0, bytemuck::cast_slice_mut(&mut after))?;
         let cut = |index: usize| after[at[index]..][..self.own(index).len()].to_vec();
         let args = (0..count).map(cut).collect();
         let writable: Vec<_> = (0..count)
@@ -180,13 +193,16 @@ impl Job {
         if let Some(word) = disturbed(&before, &after, &writable) {
             let near = (0..count).rev().find(|&index| at[index] <= word + GUARD_WORDS).unwrap_or(0);
             let (argument, place) = (self.kernel.bindings[near].name, word as i64 - at[near] as i64);
-            panic!("{name} wrote word {place} of or around {argument}, which it may not ({:?})", self.specs);
+            let specs = &self.specs;
+            return Err(Fault::Wrong(format!(
+                "{name} changed word {place} of or around {argument}, which it may not ({specs:?})"
+            )));
         }
-        Out { kernel: self.kernel, args }
+        Ok(Out { kernel: self.kernel, args })
     }
 
     /// What the kernel means.
-    pub fn meaning(&self, device: &Device) -> Out {
+    pub fn meaning(&self, bench: &Bench) -> Out {
         let mut store: Vec<Vec<u32>> = (0..self.args.len()).map(|index| self.own(index).to_vec()).collect();
         let specs: Vec<u32> = self
             .kernel
@@ -194,7 +210,7 @@ impl Job {
             .iter()
             .map(|spec| {
                 let given = self.specs.iter().find(|(name, _)| *name == spec.name).map(|(_, value)| *value);
-                given.unwrap_or(if spec.name == "SG" { device.caps().subgroup } else { spec.default })
+                given.unwrap_or(if spec.name == "SG" { bench.lanes() } else { spec.default })
             })
             .collect();
         let owned: Vec<Words<'_>> = store.iter_mut().map(|words| Words::new(words)).collect();

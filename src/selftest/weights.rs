@@ -1,13 +1,13 @@
-//! Weights for tests: random codes under chosen scales, and rows of q8 activations.
+//! Weights: random codes under chosen scales, and rows of q8 activations.
 
 use half::f16;
 use vkllm_shaders::formats::{Format, by_name};
 use vkllm_shaders::select::Candidate;
 
-use crate::harness::random::Rng;
+use super::Rng;
 
 /// How the scales of blocks are chosen.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scales {
     /// Powers of two: sums of products with small integers are exact.
     Powers,
@@ -104,6 +104,7 @@ pub fn q8_block(q: &[i8], d: f32) -> [u32; 12] {
 }
 
 /// Activations in the form a kernel takes, and the values they stand for.
+#[derive(Clone)]
 pub struct Activations {
     pub words: Vec<u32>,
     pub values: Vec<f32>,

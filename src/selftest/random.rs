@@ -1,28 +1,17 @@
-//! Seeded random numbers. A test that fails prints the line that repeats it.
-
-use super::{DEVICE, test_name};
-
-/// Overrides the seed.
-pub const SEED: &str = "VKLLM_TEST_SEED";
-const DEFAULT_SEED: u64 = 20_260_417;
+//! Seeded random numbers.
 
 /// A generator whose numbers depend on the seed and on the label alone.
 pub struct Rng {
     state: u64,
-    seed: u64,
 }
 
 impl Rng {
-    pub fn new(label: &str) -> Self {
-        let seed = match std::env::var(SEED) {
-            Ok(text) => text.parse().unwrap_or_else(|_| panic!("{SEED} is {text}, not a number")),
-            Err(_) => DEFAULT_SEED,
-        };
+    pub fn new(seed: u64, label: &str) -> Self {
         // FNV-1a: neighbouring labels give unrelated numbers.
         let hash = label
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
-        Rng { state: hash ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), seed }
+        Rng { state: hash ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) }
     }
 
     /// SplitMix64.
@@ -69,21 +58,5 @@ impl Rng {
             order.swap(last, self.int(0, last as i32) as usize);
         }
         order
-    }
-
-    /// The line that repeats the running test.
-    pub fn repeat(&self) -> String {
-        let set =
-            |name: &str| std::env::var(name).map_or(String::new(), |value| format!("{name}={value:?} "));
-        let driver = [DEVICE, "VK_DRIVER_FILES", "LP_NATIVE_VECTOR_WIDTH"].map(set).concat();
-        format!("{driver}{SEED}={} cargo test --test tests -- --exact {}", self.seed, test_name())
-    }
-}
-
-impl Drop for Rng {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("repeat with: {}", self.repeat());
-        }
     }
 }

@@ -1,0 +1,131 @@
+//! Lookups and copies (`embed`, `gather`, `step_grid`): every one exact.
+
+use vkllm_shaders::ops::{embed, gather, step_grid};
+use vkllm_shaders::records::StepRow;
+use vkllm_shaders::select::Candidate;
+
+use super::compare::{bits, values};
+use super::job::{Job, POISON, bytes_to_words};
+use super::weights::{Scales, format_of, weights};
+use super::{Bench, Check, List, ensure};
+
+/// Step rows as words.
+pub fn step_rows(rows: &[StepRow]) -> Vec<u32> {
+    bytemuck::cast_slice(rows).to_vec()
+}
+
+pub fn list(list: &mut List<'_>) {
+    for candidate in list.usable(embed::CANDIDATES) {
+        let format = format_of(candidate);
+        // Two blocks, so that blocks of an odd number of half words start at both alignments; and other lengths.
+        let lengths =
+            if format.block == 1 { [70, 8, 2, 130] } else { [2, 1, 3, 5].map(|b| b * format.block) };
+        for (k, scales) in [
+            (lengths[0], Scales::Plausible),
+            (lengths[0], Scales::Subnormal),
+            (lengths[0], Scales::Powers),
+            (lengths[1], Scales::Plausible),
+            (lengths[2], Scales::Plausible),
+            (lengths[3], Scales::Subnormal),
+        ] {
+            let property = format!("every weight bit for bit k {k} {scales:?}");
+            list.add(&[candidate.kernel], property, move |bench| embed_exact(bench, candidate, k, scales));
+        }
+        list.add(&[candidate.kernel], "scales by powers of two exactly", move |bench| {
+            embed_scale(bench, candidate)
+        });
+    }
+    for candidate in list.usable(gather::CANDIDATES) {
+        let lanes = candidate.local[0].max(1);
+        for k in [1, lanes - 1, lanes, lanes + 1, 3 * lanes + 5].map(|k| k.max(1) as usize) {
+            for count in [1, 2, 4, 17] {
+                let property = format!("copies bits k {k} count {count}");
+                list.add(&[candidate.kernel], property, move |bench| gather_copy(bench, candidate, k, count));
+            }
+        }
+    }
+    for candidate in list.usable(step_grid::CANDIDATES) {
+        for (count, last) in
+            [(1, 0), (1, 127), (1, 128), (2, 255), (3, 300), (5, 256), (16, 129), (17, 4095), (65, 100_000)]
+        {
+            let property = format!("counts chunks rows {count} last {last}");
+            list.add(&[candidate.kernel], property, move |bench| chunks(bench, candidate, count, last));
+        }
+    }
+}
+
+fn embed_job(candidate: &'static Candidate, k: usize, bytes: &[u8], tokens: &[u32], scale: f32) -> Job {
+    let format = format_of(candidate);
+    let row_bytes = format.row_bytes(k).unwrap_or(0);
+    let rows: Vec<StepRow> = tokens.iter().map(|&token| StepRow { token, ..StepRow::default() }).collect();
+    let push = embed::Push {
+        k: k as u32,
+        row_bytes: row_bytes as u32,
+        // The window holds this part of the vocabulary.
+        first: 3,
+        count: (bytes.len() / row_bytes.max(1)) as u32,
+        rows: rows.len() as u32,
+        scale,
+        ..Default::default()
+    };
+    let grid = [k.div_ceil(8).div_ceil(64) as u32, rows.len() as u32, 1];
+    Job::new(candidate, &[("WG", 64)], &push, grid)
+        .words("weights", bytes_to_words(bytes))
+        .words("rows", step_rows(&rows))
+        .output("y", (rows.len() + 1) * k)
+}
+
+fn embed_exact(bench: &Bench, candidate: &'static Candidate, k: usize, scales: Scales) -> Check {
+    let name = candidate.kernel.name;
+    let mut rng = bench.rng(&format!("{name} {k} {scales:?}"));
+    let bytes = weights(&mut rng, format_of(candidate), 7, k, scales);
+    // Tokens 2 and 10 are next to the window.
+    let job = embed_job(candidate, k, &bytes, &[3, 2, 9, 5, 10, 4, 9, 6, 7, 8, u32::MAX], 1.0);
+    let got = job.on(bench)?;
+    // The sign of a zero is the one thing a decoder may choose.
+    values(&name, got.words("y"), job.meaning(bench).words("y"))?;
+    let absent = |row: usize| got.words("y")[row * k..][..k].iter().all(|word| *word == POISON);
+    ensure([1, 4, 10, 11].into_iter().all(absent), || format!("{name}: rows outside the window were written"))
+}
+
+fn embed_scale(bench: &Bench, candidate: &'static Candidate) -> Check {
+    let format = format_of(candidate);
+    let k = 2 * format.block.max(16);
+    let bytes = weights(&mut bench.rng("embed scale"), format, 2, k, Scales::Plausible);
+    let run = |scale| -> Check<Vec<f32>> {
+        Ok(embed_job(candidate, k, &bytes, &[4, 3], scale).on(bench)?.floats("y"))
+    };
+    let to_bits = |values: Vec<f32>, factor: f32| -> Vec<u32> {
+        values[..2 * k].iter().map(|y| (y * factor).to_bits()).collect()
+    };
+    bits(&"embed times 8", &to_bits(run(8.0)?, 1.0), &to_bits(run(1.0)?, 8.0))
+}
+
+fn gather_copy(bench: &Bench, candidate: &'static Candidate, k: usize, count: usize) -> Check {
+    let mut rng = bench.rng(&format!("gather {k} {count}"));
+    let lanes = candidate.local[0].max(1);
+    // Any bits, NaNs with payloads among them.
+    let x: Vec<u32> = (0..9 * k).map(|_| rng.word()).collect();
+    let index: Vec<u32> = (0..count).map(|_| rng.int(0, 8) as u32).collect();
+    let push = gather::Push { k: k as u32, count: count as u32, ..Default::default() };
+    let job = Job::new(candidate, &[], &push, [(k as u32).div_ceil(lanes), count as u32, 1])
+        .words("x", x)
+        .words("index", index)
+        .output("y", (count + 1) * k);
+    bits(&format!("k {k} count {count}"), job.on(bench)?.words("y"), job.meaning(bench).words("y"))
+}
+
+fn chunks(bench: &Bench, candidate: &'static Candidate, count: i32, last: u32) -> Check {
+    let mut rng = bench.rng(&format!("step_grid {count} {last}"));
+    let longest = rng.int(0, count - 1);
+    let mut row = |r| StepRow {
+        position: if r == longest { last } else { rng.int(0, last as i32) as u32 },
+        ..StepRow::default()
+    };
+    let rows: Vec<StepRow> = (0..count).map(&mut row).collect();
+    let push = step_grid::Push { row_count: count as u32, n_head: 7, ..Default::default() };
+    let job = Job::new(candidate, &[], &push, [1, 1, 1]).words("rows", step_rows(&rows)).output("args", 4);
+    let want = [last / 128 + 1, 7, count as u32, POISON];
+    bits(&candidate.kernel.name, job.on(bench)?.words("args"), &want)?;
+    bits(&"meaning of step_grid", job.meaning(bench).words("args"), &want)
+}

@@ -1,0 +1,141 @@
+//! The kernel suite on the device under test: one test per operation, or per part of one.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use vkllm::selftest::{Bench, Case, Fault, cases};
+
+use crate::harness::{device, environment, seed, skip, test_name};
+
+/// Operations with a test below; the last is tested by parts.
+const OPS: &[&str] = &[
+    "embed",
+    "gather",
+    "step_grid",
+    "quantize",
+    "rms_norm",
+    "glu",
+    "heads",
+    "attention",
+    "attention_combine",
+    "argmax",
+    "sample",
+    "sample_collect",
+    "sample_histogram",
+    "sample_history",
+    "sample_penalize",
+    "linear",
+];
+
+fn suite() -> Option<&'static [Case]> {
+    static SUITE: OnceLock<Vec<Case>> = OnceLock::new();
+    let device = device()?;
+    Some(SUITE.get_or_init(|| cases(device.caps())))
+}
+
+/// Runs the cases that `wanted` chooses and fails with the lines that repeat those that failed.
+fn check(wanted: impl Fn(&Case) -> bool) {
+    let (Some(device), Some(suite)) = (device(), suite()) else { return };
+    let bench = Bench::new(device.clone(), seed());
+    let mut skips: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut ran, mut failures) = (0, Vec::new());
+    for case in suite.iter().filter(|case| wanted(case)) {
+        match case.run(&bench) {
+            Ok(()) => ran += 1,
+            Err(Fault::Skipped(reason)) => {
+                *skips.entry(format!("{} {reason}", case.kernel().name)).or_default() += 1;
+            }
+            Err(fault @ Fault::Wrong(_)) => {
+                ran += 1;
+                failures.push(format!("{}: {fault}\n  repeat with: {}", case.name(), repeat(case)));
+            }
+            Err(Fault::Device(error)) => panic!("{}: {error}\n  repeat with: {}", case.name(), repeat(case)),
+        }
+    }
+    println!("{}: {ran} cases", test_name());
+    skips.keys().for_each(|reason| skip(reason));
+    assert!(ran + skips.len() > 0, "no case is here");
+    assert!(failures.is_empty(), "{} of {ran} cases failed\n{}", failures.len(), failures.join("\n"));
+}
+
+fn repeat(case: &Case) -> String {
+    format!("{}vkllm selftest --seed {} --filter '^{}$'", environment(), seed(), case.name())
+}
+
+fn check_op(op: &str) {
+    check(|case| case.op() == op);
+}
+
+#[test]
+fn embed() {
+    check_op("embed");
+}
+
+#[test]
+fn gather() {
+    check_op("gather");
+}
+
+#[test]
+fn step_grid() {
+    check_op("step_grid");
+}
+
+#[test]
+fn quantize() {
+    check_op("quantize");
+}
+
+#[test]
+fn rms_norm() {
+    check_op("rms_norm");
+}
+
+#[test]
+fn glu() {
+    check_op("glu");
+}
+
+#[test]
+fn heads() {
+    check_op("heads");
+}
+
+#[test]
+fn attention() {
+    check_op("attention");
+    check_op("attention_combine");
+}
+
+#[test]
+fn sampling() {
+    for op in ["argmax", "sample", "sample_collect", "sample_histogram", "sample_history", "sample_penalize"]
+    {
+        check_op(op);
+    }
+}
+
+#[test]
+fn linear_float() {
+    check(|case| case.op() == "linear" && case.kernel().axis("ACT") == "f32");
+}
+
+#[test]
+fn linear_int8() {
+    check(|case| case.op() == "linear" && case.kernel().axis("ACT") == "q8");
+}
+
+#[test]
+fn every_operation_and_kernel_has_cases() {
+    let Some(suite) = suite() else { return };
+    assert!(suite.iter().all(|case| OPS.contains(&case.op())), "an operation has no test here");
+    for kernel in vkllm_shaders::ops::ALL {
+        let count = suite.iter().filter(|case| case.kernel().name == kernel.name).count();
+        assert!(count > 0, "no case for {}", kernel.name);
+    }
+    println!("{} cases", suite.len());
+    let mut names: Vec<_> = suite.iter().map(Case::name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), suite.len(), "names are unique");
+}
