@@ -17,6 +17,11 @@ impl Random {
         (self.next() % u64::from(n)) as u32
     }
 
+    /// 0 to 1.
+    pub(super) fn share(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
     fn tokens(&mut self, count: usize, vocabulary: u32) -> Vec<u32> {
         (0..count).map(|_| self.below(vocabulary)).collect()
     }
