@@ -42,13 +42,16 @@ pub mod text;
 mod weights;
 
 pub use cache::KvType;
-pub use engine::{Model, ModelFile, ModelOptions, Plan, Profile};
+pub use engine::{Model, ModelFile, ModelOptions, PipelineUse, Plan, Profile, pipelines};
 pub use error::{Error, Result};
 pub use models::{ARCHITECTURES, Config};
 pub use ops::Activations;
 pub use sample::SamplerOptions;
 pub use session::{Event, Finish, GenerateOptions, Generation, Session, Stats, Token};
-pub use vkllm_runtime::{Caps, Device, DeviceInfo, DeviceKind, DeviceOptions, Need, Selector, Validation};
+pub use vkllm_runtime::{
+    Caps, Device, DeviceInfo, DeviceKind, DeviceOptions, Executable, Inspector, Kernel, Need, Selector,
+    Validation,
+};
 pub use weights::{LoadReport, Progress};
 
 /// Hash of the compiled shaders this library was built with.

@@ -116,7 +116,7 @@ impl Device {
             caps.has.retain(|need| !options.minus.contains(need));
             Backend::Reference(Box::new(caps))
         } else {
-            let context = Arc::new(Context::open(options)?);
+            let context = Arc::new(Context::open(options, false)?);
             let pipelines = Pipelines::new(&context, options.cache_dir.as_deref())?;
             let timeline = Arc::new(Timeline::new(&context)?);
             let fence = Fence::new(&context)?;

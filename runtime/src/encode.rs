@@ -11,23 +11,12 @@ use crate::buffer::{Buffer, Inner, Memory, Usage, View};
 use crate::device::{CompileOptions, Gpu};
 use crate::error::Error;
 use crate::hazard::{Edges, Range, Touches, barriers, edges};
-use crate::kernel::Kernel;
 use crate::memory::{Storage, VulkanBuffer};
 use crate::pipeline::Pipeline;
 use crate::place::{Lifetime, place};
 use crate::recording::{Command, Dispatch, Grid, Recording};
 use crate::trace::{LabelTime, Times, spans};
 use crate::vulkan::{Context, failed};
-
-/// Values of a kernel's specialisation constants: given by name, else `SG` from the device, else the default.
-pub(crate) fn spec_values(kernel: &Kernel, given: &[(&'static str, u32)], subgroup: u32) -> Vec<u32> {
-    let value = |name: &str| given.iter().find(|(other, _)| *other == name).map(|&(_, value)| value);
-    kernel
-        .specs
-        .iter()
-        .map(|spec| value(spec.name).unwrap_or(if spec.name == "SG" { subgroup } else { spec.default }))
-        .collect()
-}
 
 /// A command buffer that may be submitted as often as wished.
 pub(crate) struct Encoded {
@@ -329,7 +318,7 @@ impl Encoded {
         let caps = &self.gpu.context.caps;
         let device = &self.gpu.context.device;
         let kernel = dispatch.kernel;
-        let specs = spec_values(kernel, &dispatch.specs, caps.subgroup);
+        let specs = kernel.spec_values(&dispatch.specs, caps.subgroup);
         let pipeline = self.gpu.pipelines.get(kernel, &specs)?;
         let layouts = [pipeline.set_layout];
         let allocate =

@@ -69,6 +69,16 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// A value for each specialisation constant, in the kernel's order: the given one, else the subgroup size for
+    /// `SG`, else the shader's default. Given names the kernel does not declare are ignored.
+    pub fn spec_values(&self, given: &[(&'static str, u32)], subgroup: u32) -> Vec<u32> {
+        let value = |name: &str| given.iter().find(|(other, _)| *other == name).map(|&(_, value)| value);
+        self.specs
+            .iter()
+            .map(|spec| value(spec.name).unwrap_or(if spec.name == "SG" { subgroup } else { spec.default }))
+            .collect()
+    }
+
     /// Value of an axis, or `""` when the kernel does not have it.
     pub fn axis(&self, name: &str) -> &'static str {
         self.axes.iter().find(|(axis, _)| *axis == name).map_or("", |(_, value)| value)

@@ -20,6 +20,8 @@ mod device;
 mod encode;
 mod error;
 mod hazard;
+#[allow(unsafe_code)]
+mod inspect;
 mod kernel;
 #[allow(unsafe_code)]
 mod memory;
@@ -39,6 +41,7 @@ pub use call::{Call, Words};
 pub use caps::{Caps, DeviceKind, HeapInfo, Need};
 pub use device::{CompileOptions, Compiled, Device, DeviceInfo, DeviceOptions, Selector};
 pub use error::Error;
+pub use inspect::{Executable, Inspector};
 pub use kernel::{Access, Binding, Kernel, SpecConstant};
 pub use recording::{Command, Dispatch, Grid, Recording};
 pub use submit::Ticket;

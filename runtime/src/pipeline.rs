@@ -71,12 +71,18 @@ impl Pipelines {
         if let Some(found) = lock(&self.map).get(&key) {
             return Ok(Arc::clone(found));
         }
-        let pipeline = Arc::new(self.create(kernel, specs)?);
+        let pipeline = Arc::new(self.create(kernel, specs, vk::PipelineCreateFlags::empty())?);
         lock(&self.map).insert(key, Arc::clone(&pipeline));
         Ok(pipeline)
     }
 
-    fn create(&self, kernel: &'static Kernel, specs: &[u32]) -> Result<Pipeline, Error> {
+    /// A pipeline of its own, as `get` makes them, with creation flags.
+    pub(crate) fn create(
+        &self,
+        kernel: &'static Kernel,
+        specs: &[u32],
+        flags: vk::PipelineCreateFlags,
+    ) -> Result<Pipeline, Error> {
         let context = &self.context;
         let device = &context.device;
         if let Some(&need) = kernel.needs.iter().find(|&&need| !context.caps.has(need)) {
@@ -143,7 +149,8 @@ impl Pipelines {
             }
             stage = stage.push_next(&mut required);
         }
-        let info = [vk::ComputePipelineCreateInfo::default().stage(stage).layout(pipeline.layout)];
+        let info =
+            [vk::ComputePipelineCreateInfo::default().flags(flags).stage(stage).layout(pipeline.layout)];
         // SAFETY: everything `info` points to lives until the calls return; the module is not used afterwards.
         let created = unsafe {
             let created = device.create_compute_pipelines(self.cache, &info, None);

@@ -5,7 +5,6 @@ use std::sync::Mutex;
 
 use crate::buffer::{Memory, View};
 use crate::call::{Call, Words};
-use crate::encode::spec_values;
 use crate::error::Error;
 use crate::memory::Storage;
 use crate::recording::{Command, Dispatch, Grid, Recording};
@@ -100,7 +99,7 @@ impl Program {
                 with_words(self, &[view], |args| [args[0].u32(0), args[0].u32(1), args[0].u32(2)])?
             }
         };
-        let specs = spec_values(dispatch.kernel, &dispatch.specs, 8);
+        let specs = dispatch.kernel.spec_values(&dispatch.specs, 8);
         let views: Vec<&View> = dispatch.views.iter().collect();
         with_words(self, &views, |args| {
             (dispatch.kernel.meaning)(&Call {

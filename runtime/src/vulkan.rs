@@ -44,6 +44,8 @@ pub(crate) struct Context {
     pub(crate) family: u32,
     pub(crate) allocator: Mutex<Option<Allocator>>,
     pub(crate) labels: Option<ash::ext::debug_utils::Device>,
+    /// Set when the context was opened to inspect pipelines and the device offers their executables.
+    pub(crate) executables: Option<ash::khr::pipeline_executable_properties::Device>,
     pub(crate) log: Log,
     messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     instance: ash::Instance,
@@ -223,7 +225,8 @@ struct Candidate {
     caps: Caps,
 }
 
-fn text(chars: &[std::ffi::c_char]) -> String {
+/// A string of fixed size that a driver filled in.
+pub(crate) fn text(chars: &[std::ffi::c_char]) -> String {
     let bytes: Vec<u8> = chars.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -407,7 +410,8 @@ fn pick(found: Vec<Candidate>, selector: &Selector) -> Result<Candidate, Error> 
 }
 
 impl Context {
-    pub(crate) fn open(options: &DeviceOptions) -> Result<Context, Error> {
+    /// `inspect` enables what reading compiled pipelines needs, where the device has it.
+    pub(crate) fn open(options: &DeviceOptions, inspect: bool) -> Result<Context, Error> {
         let opened = open_instance(options.validation)?;
         let chosen = candidates(&opened.instance).and_then(|found| pick(found, &options.selector));
         let Candidate { physical, family, mut caps } = match chosen {
@@ -431,8 +435,13 @@ impl Context {
                 });
             }
         }
-        match create_device(&opened.instance, physical, family, &caps) {
-            Ok(device) => Context::assemble(opened, physical, family, caps, device),
+        match create_device(&opened.instance, physical, family, &caps, inspect) {
+            Ok((device, inspected)) => {
+                let executables = inspected.then(|| {
+                    ash::khr::pipeline_executable_properties::Device::new(&opened.instance, &device)
+                });
+                Context::assemble(opened, physical, family, caps, device, executables)
+            }
             Err(error) => {
                 opened.destroy();
                 Err(error)
@@ -446,6 +455,7 @@ impl Context {
         family: u32,
         caps: Caps,
         device: ash::Device,
+        executables: Option<ash::khr::pipeline_executable_properties::Device>,
     ) -> Result<Context, Error> {
         // SAFETY: the device was created with one queue of this family.
         let queue = unsafe { device.get_device_queue(family, 0) };
@@ -473,6 +483,7 @@ impl Context {
             family,
             allocator: Mutex::new(allocator),
             labels,
+            executables,
             log: Log::clone(&opened.log),
             messenger: opened.messenger,
             instance: opened.instance,
@@ -491,12 +502,14 @@ impl Context {
     }
 }
 
+/// The device, and whether the executables of its pipelines can be read.
 fn create_device(
     instance: &ash::Instance,
     physical: vk::PhysicalDevice,
     family: u32,
     caps: &Caps,
-) -> Result<ash::Device, Error> {
+    inspect: bool,
+) -> Result<(ash::Device, bool), Error> {
     let on = |need| caps.has(need);
     let priorities = [1.0];
     let queues =
@@ -527,16 +540,25 @@ fn create_device(
     // SAFETY: a plain query of a physical device of this instance.
     let extensions = unsafe { instance.enumerate_device_extension_properties(physical) }
         .map_err(failed("vkEnumerateDeviceExtensionProperties"))?;
+    let offers = |name| extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(name));
+    let mut names = Vec::new();
     // The specification demands that a portability driver's subset extension is enabled.
-    let names: Vec<_> = extensions
-        .iter()
-        .filter(|e| e.extension_name_as_c_str() == Ok(ash::khr::portability_subset::NAME))
-        .map(|_| ash::khr::portability_subset::NAME.as_ptr())
-        .collect();
+    if offers(ash::khr::portability_subset::NAME) {
+        names.push(ash::khr::portability_subset::NAME.as_ptr());
+    }
+    let mut executables =
+        vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
+    let inspect = inspect && offers(ash::khr::pipeline_executable_properties::NAME);
+    if inspect {
+        names.push(ash::khr::pipeline_executable_properties::NAME.as_ptr());
+        features = features.push_next(&mut executables);
+    }
     let info = vk::DeviceCreateInfo::default()
         .queue_create_infos(&queues)
         .enabled_extension_names(&names)
         .push_next(&mut features);
     // SAFETY: every feature asked for was reported, and the chain lives until the call returns.
-    unsafe { instance.create_device(physical, &info, None) }.map_err(failed("vkCreateDevice"))
+    let device =
+        unsafe { instance.create_device(physical, &info, None) }.map_err(failed("vkCreateDevice"))?;
+    Ok((device, inspect))
 }

@@ -3,6 +3,7 @@
 mod plan;
 mod recordings;
 mod step;
+mod survey;
 
 use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use vkllm_runtime::{Buffer, Device, Usage};
 pub use plan::Plan;
 pub use recordings::{Profile, Tail};
 pub use step::{Drawn, Engine};
+pub use survey::{PipelineUse, pipelines};
 
 use crate::cache::{KvLayout, KvPool, KvType};
 use crate::error::{Error, Result};

@@ -61,6 +61,7 @@ const ENCODER: &str = "runtime/src/encode.rs";
 /// Files that may contain `unsafe`.
 const UNSAFE: &[&str] = &[
     "runtime/src/encode.rs",
+    "runtime/src/inspect.rs",
     "runtime/src/memory.rs",
     "runtime/src/pipeline.rs",
     "runtime/src/submit.rs",

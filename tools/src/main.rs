@@ -1,6 +1,8 @@
 //! `cargo xtask`: what the project's own development needs and its users do not.
 
 mod check;
+#[cfg(feature = "isa")]
+mod isa;
 mod shaders;
 #[cfg(feature = "synth")]
 mod synth;
@@ -17,6 +19,9 @@ enum Task {
     Check(check::CheckArgs),
     /// Compile the shaders, reflect their interfaces, and write or check `shaders/spirv`.
     Shaders(shaders::ShadersArgs),
+    /// Compile every pipeline for real GPUs, without them, and compare the machine code with baselines.
+    #[cfg(feature = "isa")]
+    Isa(isa::IsaArgs),
     /// Write a model with the shapes of a real one and random weights.
     #[cfg(feature = "synth")]
     Synth(synth::SynthArgs),
@@ -26,6 +31,8 @@ fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Check(args) => check::run(args),
         Task::Shaders(args) => shaders::run(args),
+        #[cfg(feature = "isa")]
+        Task::Isa(args) => isa::run(args),
         #[cfg(feature = "synth")]
         Task::Synth(args) => synth::run(args),
     };

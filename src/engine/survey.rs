@@ -1,0 +1,274 @@
+//! Every pipeline that the engine would use on a device, from recordings of small models without weights.
+
+use std::collections::BTreeMap;
+
+use vkllm_runtime::{Caps, Command, Device, DeviceOptions, Kernel, Need, Recording, Selector, View};
+use vkllm_shaders::formats::{FORMATS, Format};
+use vkllm_shaders::records::{Sampler, StepRow};
+
+use crate::blocks::{Attention, FeedForward};
+use crate::cache::{BLOCK, KvLayout, KvPool, KvType};
+use crate::error::Result;
+use crate::models::{self, ARCHITECTURES, Config, Outputs, Parts, RopeScaling, StepViews};
+use crate::ops::{
+    self, Activations, Choice, Draw, HISTORY_RING, LinearArgs, Path, Recorder, Rows, SampleViews,
+};
+use crate::tensor::Tensor;
+
+/// Rows of the steps that are recorded: decode, verification of a few tokens, a prompt.
+const STEPS: [(u32, Path); 6] = [
+    (1, Path::Rows),
+    (2, Path::Rows),
+    (4, Path::Rows),
+    (8, Path::Rows),
+    (16, Path::Rows),
+    (64, Path::Prefill),
+];
+/// Head sizes of models that people run.
+const HEADS: [u32; 2] = [64, 128];
+/// Sizes of the recorded models; no kernel depends on them.
+const WIDTH: u32 = 1024;
+const VOCAB: u32 = 4096;
+const CONTEXT: u32 = 1024;
+
+/// A kernel with specialisation values.
+#[derive(Clone, Debug)]
+pub struct PipelineUse {
+    pub kernel: &'static Kernel,
+    /// By name, as [`vkllm_runtime::Dispatch`] has them.
+    pub specs: Vec<(&'static str, u32)>,
+    /// Label of its first use, for example `blk.0.attn_q`.
+    pub label: String,
+    /// Whether steps of up to 16 rows use it: decode and verification.
+    pub decode: bool,
+}
+
+/// Every pipeline the engine would use on a device like this: all formats at 1, 2, 4, 8 and 16 rows and for prompts,
+/// all architectures, cache types and ways of sampling.
+///
+/// Errors: an operation that has no kernel for the device.
+pub fn pipelines(caps: &Caps) -> Result<Vec<PipelineUse>> {
+    let mut found = Found { caps, uses: BTreeMap::new() };
+    let mut operands = vec![Activations::Float];
+    if caps.has(Need::IntegerDot) {
+        operands.push(Activations::Int8);
+    }
+    for (rows, path) in STEPS {
+        for &activations in &operands {
+            for &format in FORMATS {
+                linear(&mut found, rows, path, activations, format)?;
+            }
+        }
+        for choice in [Choice::Greedy, Choice::Sampled] {
+            sampling(&mut found, rows, path, choice)?;
+        }
+        for architecture in ARCHITECTURES {
+            for head in HEADS {
+                for (kind, activations) in
+                    [(KvType::F32, Activations::Float), (KvType::F16, Activations::Auto)]
+                {
+                    model(&mut found, rows, path, &config(architecture, head), kind, activations)?;
+                }
+            }
+        }
+    }
+    for &format in FORMATS {
+        let mut r = Recorder::new(format.name.into(), caps, 1, Path::Rows, Activations::Float);
+        let table = tensor(&mut r.recording, "token_embd", format, WIDTH, VOCAB);
+        let rows = step_rows(&mut r.recording, 1);
+        ops::embed(&mut r, &table, &rows)?;
+        found.add(&r);
+    }
+    Ok(found.uses.into_values().collect())
+}
+
+/// Uses by kernel and all specialisation values.
+struct Found<'a> {
+    caps: &'a Caps,
+    uses: BTreeMap<(&'static str, Vec<u32>), PipelineUse>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, r: &Recorder<'_>) {
+        let decode = r.path == Path::Rows;
+        for command in r.recording.commands() {
+            let Command::Dispatch(dispatch) = command else { continue };
+            let values = dispatch.kernel.spec_values(&dispatch.specs, self.caps.subgroup);
+            let entry = self.uses.entry((dispatch.kernel.name, values)).or_insert_with(|| PipelineUse {
+                kernel: dispatch.kernel,
+                specs: dispatch.specs.clone(),
+                label: dispatch.label.clone(),
+                decode,
+            });
+            entry.decode |= decode;
+        }
+    }
+}
+
+/// A tensor whose bytes are never touched: a transient of the recording.
+fn tensor(recording: &mut Recording, name: &str, format: &'static Format, k: u32, n: u32) -> Tensor {
+    let bytes = u64::from(k) / format.block as u64 * format.bytes as u64 * u64::from(n);
+    let view = recording.transient(name, bytes);
+    Tensor { name: name.to_owned(), format, k, n, view }
+}
+
+fn step_rows(recording: &mut Recording, rows: u32) -> View {
+    recording.transient("rows", u64::from(rows) * size_of::<StepRow>() as u64)
+}
+
+fn linear(
+    found: &mut Found<'_>,
+    rows: u32,
+    path: Path,
+    activations: Activations,
+    format: &'static Format,
+) -> Result<()> {
+    let mut r = Recorder::new(format.name.into(), found.caps, rows, path, activations);
+    let weight = tensor(&mut r.recording, "weight", format, WIDTH, WIDTH);
+    let form = Some(r.floats("x", rows, WIDTH));
+    let x = Rows { width: WIDTH, float: form.clone(), int8: form };
+    ops::linear(&mut r, "linear", &x, rows, &weight, LinearArgs::default())?;
+    found.add(&r);
+    Ok(())
+}
+
+fn sampling(found: &mut Found<'_>, rows: u32, path: Path, choice: Choice) -> Result<()> {
+    let mut r = Recorder::new("sampling".into(), found.caps, rows, path, Activations::Float);
+    let step = step_rows(&mut r.recording, rows);
+    let samplers = r.recording.transient("samplers", size_of::<Sampler>() as u64);
+    let history = r.recording.transient("history", u64::from(HISTORY_RING) * 4);
+    let results = r.recording.transient("results", u64::from(rows) * 16);
+    let logits = r.floats("logits", rows, VOCAB);
+    ops::note_history(&mut r, &step, &samplers, &history)?;
+    let views = SampleViews { rows: &step, samplers: &samplers, history: &history, results: &results };
+    ops::sample(&mut r, &logits, rows, VOCAB, Draw { choice, penalties: true }, views)?;
+    found.add(&r);
+    Ok(())
+}
+
+/// A model of an architecture, deep enough for each kind of its layers.
+fn config(architecture: &'static models::Architecture, head: u32) -> Config {
+    Config {
+        architecture,
+        name: None,
+        layers: architecture.no_rope_every.max(1),
+        width: WIDTH,
+        ffn: 2 * WIDTH,
+        heads: WIDTH / head,
+        kv_heads: WIDTH / head / 4,
+        head,
+        head_v: head,
+        rot: head,
+        rope_base: 1e4,
+        scaling: RopeScaling::None,
+        norm_eps: 1e-5,
+        vocab: VOCAB,
+        context: CONTEXT,
+        query_scale: None,
+    }
+}
+
+fn model(
+    found: &mut Found<'_>,
+    rows: u32,
+    path: Path,
+    config: &Config,
+    kind: KvType,
+    activations: Activations,
+) -> Result<()> {
+    let mut r = Recorder::new(config.architecture.name.into(), found.caps, rows, path, activations);
+    let parts = parts(&mut r.recording, config);
+    let layout = KvLayout {
+        layers: config.layers,
+        kv_heads: config.kv_heads,
+        head: config.head,
+        head_v: config.head_v,
+        k_type: kind,
+        v_type: kind,
+    };
+    let host = Device::open(&DeviceOptions { selector: Selector::Reference, ..DeviceOptions::default() })?;
+    let kv = KvPool::new(&host, layout, 1)?;
+    let recording = &mut r.recording;
+    let step_rows = step_rows(recording, rows);
+    let table = recording.transient("block table", u64::from(CONTEXT.div_ceil(BLOCK)) * 4);
+    let rope = recording.transient("rope", u64::from(CONTEXT * config.rot) * 4);
+    let scale = recording.transient("query scale", u64::from(CONTEXT) * 4);
+    let list = recording.transient("outputs", u64::from(rows) * 4);
+    let outputs = if path == Path::Rows { Outputs::All } else { Outputs::Chosen(1) };
+    for query_scale in [None, Some(&scale)] {
+        let step =
+            StepViews { rows: &step_rows, block_table: &table, rope: &rope, query_scale, outputs: &list };
+        models::record(&mut r, config, &parts, &kv, CONTEXT, &step, outputs)?;
+    }
+    found.add(&r);
+    Ok(())
+}
+
+/// Weights of every tensor an architecture may have, biases in the even layers only.
+fn parts(recording: &mut Recording, config: &Config) -> Parts {
+    const MATRIX: &str = "q4_k";
+    let format = |name| FORMATS.iter().find(|format| format.name == name).copied().unwrap_or(FORMATS[0]);
+    let (matrix, plain) = (format(MATRIX), format("f32"));
+    let mut make = |name: &str, format, k, n| tensor(recording, name, format, k, n);
+    let (q, kv) = (config.heads * config.head, config.kv_heads * config.head);
+    let mut layers = Vec::new();
+    for layer in 0..config.layers {
+        let biased = layer % 2 == 0;
+        let attention = Attention {
+            norm: make("attn_norm", plain, config.width, 1),
+            q: make("attn_q", matrix, config.width, q),
+            k: make("attn_k", matrix, config.width, kv),
+            v: make("attn_v", matrix, config.width, kv),
+            q_bias: biased.then(|| make("attn_q.bias", plain, q, 1)),
+            k_bias: None,
+            v_bias: None,
+            head_norms: config.architecture.head_norm.then(|| {
+                (make("attn_q_norm", plain, config.head, 1), make("attn_k_norm", plain, config.head, 1))
+            }),
+            output: make("attn_output", matrix, q, config.width),
+            output_bias: biased.then(|| make("attn_output.bias", plain, config.width, 1)),
+        };
+        let ffn = FeedForward {
+            norm: make("ffn_norm", plain, config.width, 1),
+            gate: make("ffn_gate", matrix, config.width, config.ffn),
+            up: make("ffn_up", matrix, config.width, config.ffn),
+            down: make("ffn_down", matrix, config.ffn, config.width),
+        };
+        layers.push((attention, ffn));
+    }
+    Parts {
+        embedding: make("token_embd", matrix, config.width, config.vocab),
+        layers,
+        output_norm: make("output_norm", plain, config.width, 1),
+        output: make("output", matrix, config.width, config.vocab),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_of_the_table_that_fits_is_used() {
+        let host = Device::open(&DeviceOptions { selector: Selector::Reference, ..DeviceOptions::default() });
+        for subgroup in [8, 32] {
+            let mut caps = host.as_ref().unwrap().caps().clone();
+            caps.subgroup = subgroup;
+            let uses = pipelines(&caps).unwrap();
+            for row in vkllm_shaders::table::ROWS {
+                if !(row.subgroup.0..=row.subgroup.1).contains(&subgroup) {
+                    continue;
+                }
+                let stem = row.file.rsplit_once('.').unwrap().0;
+                let used = uses.iter().filter(|used| used.kernel.name.starts_with(stem)).count();
+                assert!(used > 0, "{stem} is never recorded at subgroups of {subgroup}");
+            }
+            let rows: Vec<u32> = uses
+                .iter()
+                .filter(|used| used.kernel.name == "linear.matvec.q4_k.f32")
+                .filter_map(|used| used.specs.iter().find(|(name, _)| *name == "ROWS").map(|(_, v)| *v))
+                .collect();
+            assert_eq!(rows, if subgroup == 32 { vec![1, 2, 4, 8, 16] } else { vec![] });
+        }
+    }
+}
