@@ -246,6 +246,8 @@ fn parts(recording: &mut Recording, config: &Config) -> Parts {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -256,19 +258,22 @@ mod tests {
             caps.subgroup = subgroup;
             let uses = pipelines(&caps).unwrap();
             for row in vkllm_shaders::table::ROWS {
-                if !(row.subgroup.0..=row.subgroup.1).contains(&subgroup) {
+                // The engine's kernels quantise what they write; this one serves tests of the others.
+                let alone = row.op == "quantize";
+                if alone || !(row.subgroup.0..=row.subgroup.1).contains(&subgroup) {
                     continue;
                 }
                 let stem = row.file.rsplit_once('.').unwrap().0;
                 let used = uses.iter().filter(|used| used.kernel.name.starts_with(stem)).count();
                 assert!(used > 0, "{stem} is never recorded at subgroups of {subgroup}");
             }
-            let rows: Vec<u32> = uses
+            let rows: BTreeSet<u32> = uses
                 .iter()
                 .filter(|used| used.kernel.name == "linear.matvec.q4_k.f32")
                 .filter_map(|used| used.specs.iter().find(|(name, _)| *name == "ROWS").map(|(_, v)| *v))
                 .collect();
-            assert_eq!(rows, if subgroup == 32 { vec![1, 2, 4, 8, 16] } else { vec![] });
+            let expected: &[u32] = if subgroup == 32 { &[1, 2, 4, 8, 16] } else { &[] };
+            assert!(rows.iter().eq(expected), "{rows:?}");
         }
     }
 }

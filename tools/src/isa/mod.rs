@@ -8,6 +8,7 @@ mod report;
 mod statistics;
 #[cfg(test)]
 mod tests;
+mod wall;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use devices::{DEVICES, Device, Mesa};
 use report::{Outcome, Row};
 
 /// Compile every pipeline for real GPUs, without them, and compare registers, spills, code and estimates with baselines.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct IsaArgs {
     /// Device to compile for; all that the installed Mesa can simulate by default. May be repeated
     #[arg(long, value_name = "NAME")]
@@ -33,8 +34,11 @@ pub(crate) struct IsaArgs {
     #[arg(long)]
     bless: bool,
     /// Print the machine code of the pipelines whose name contains this; for the 890M unless --device says otherwise
-    #[arg(long, value_name = "KERNEL", conflicts_with = "bless")]
+    #[arg(long, value_name = "KERNEL", conflicts_with_all = ["bless", "wall"])]
     show: Option<String>,
+    /// Print what the machine code of the decode kernels allows on the 890M, against its memory
+    #[arg(long, conflicts_with = "bless")]
+    wall: bool,
     /// Compile with another specialisation value, to see what it would cost. May be repeated
     #[arg(long, value_name = "NAME=VALUE", conflicts_with = "bless", value_parser = setting)]
     set: Vec<(String, u32)>,
@@ -63,6 +67,9 @@ pub(crate) fn run(args: IsaArgs) -> anyhow::Result<()> {
         return child::answer(&args.filter, args.show.is_some(), &args.set);
     }
     ensure!(args.jobs > 0, "--jobs is 0; allowed is 1 or more");
+    if args.wall {
+        return wall::print(&args);
+    }
     let chosen = choose(&args)?;
     let question = Question {
         filter: args.show.as_ref().unwrap_or(&args.filter).clone(),
