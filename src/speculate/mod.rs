@@ -15,6 +15,7 @@ mod ngram_map_k;
 mod ngram_mod;
 mod ngram_simple;
 mod round;
+mod statistics;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ pub use chain::Chain;
 pub use governor::{Decision, Governor, GovernorOptions, Offer, Why};
 pub use method::{METHODS, Method, MethodRow, Parameter, Setting};
 pub use round::{Round, Times};
+pub use statistics::{Detail, MethodRecord, Record, Seconds, Statistics};
 
 /// Most tokens a draft model is asked for in one round.
 pub const MOST_MODEL: usize = 16;

@@ -52,4 +52,10 @@ impl Round {
     pub fn tokens(&self) -> usize {
         self.accepted + 1
     }
+
+    /// What the round took, by the device's clock or else the host's; `None` where neither tells.
+    pub fn time(&self) -> Option<Duration> {
+        let wall = (!self.recorded && !self.wall.is_zero()).then_some(self.wall);
+        self.times.busy().map(|busy| busy + self.times.idle.unwrap_or_default()).or(wall)
+    }
 }

@@ -1,6 +1,7 @@
 //! Every history drafter against the same demands, and each against what it alone promises.
 
 use super::*;
+use std::time::Duration;
 
 /// Random tokens, repeatable (SplitMix64).
 pub(super) struct Random(pub(super) u64);
@@ -316,4 +317,92 @@ fn settings_are_checked() {
         (list[0].get("n-min"), list[0].get("n-match"), list[1].get("p-min")),
         (Some(8.0), Some(24.0), Some(0.75))
     );
+}
+
+/// Statistics of a short conversation, and the sum of its parts.
+fn counted() -> Statistics {
+    let ms = |ms: u64| Some(Duration::from_millis(ms));
+    let mut governor = Governor::new(GovernorOptions { model: true, ..GovernorOptions::default() });
+    let cache = Method::all().find(|m| m.name() == "ngram-cache");
+    let rounds = [
+        (None, 0, 0, 0),
+        (None, 0, 0, 0),
+        (Some(Method::DRAFT_MODEL), 4, 4, 4),
+        (Some(Method::DRAFT_MODEL), 4, 2, 1),
+        (Some(Method::DRAFT_MODEL), 4, 0, 0),
+        (cache, 20, 20, 12),
+    ];
+    let (mut all, mut halves) = (Statistics::default(), [Statistics::default(), Statistics::default()]);
+    for (index, (method, asked, drafted, accepted)) in rounds.into_iter().enumerate() {
+        let decision = governor.choose(&Offer { room: 64, ..Offer::default() });
+        let draft = method.filter(|m| !m.is_history()).and(ms(2 * asked as u64));
+        let times = Times { draft, verify: ms(10), accept: ms(1), idle: ms(1), catch_up: None };
+        let round = Round {
+            method,
+            asked,
+            drafted,
+            accepted,
+            times,
+            wall: Duration::from_millis(25),
+            ..Round::default()
+        };
+        governor.observe(&round);
+        all.add(&round, &decision);
+        halves[index % 2].add(&round, &decision);
+    }
+    let [mut sum, other] = halves;
+    sum.merge(&other);
+    assert_eq!(
+        (sum.record().acceptance_histogram, sum.by_position()),
+        (all.record().acceptance_histogram, all.by_position())
+    );
+    assert_eq!((sum.tokens(), sum.rounds(), sum.drafted()), (all.tokens(), all.rounds(), all.drafted()));
+    all
+}
+
+#[test]
+fn statistics_count_what_happened() {
+    let s = counted();
+    assert_eq!((s.rounds(), s.drafting_rounds(), s.tokens(), s.drafted(), s.accepted()), (6, 4, 23, 26, 17));
+    assert_eq!(s.mean_length(), Some(1.0 + 17.0 / 4.0));
+    assert_eq!(s.histogram().into_iter().collect::<Vec<_>>(), [(0, 1), (1, 1), (4, 1), (12, 1)]);
+    let positions = s.by_position();
+    // An early stop tests no position; the one after the last accepted is tested and fails.
+    assert_eq!((positions.len(), positions[0], positions[1], positions[12]), (13, (3, 3), (3, 2), (1, 0)));
+    // The first plain round had nothing to be compared with.
+    let took = 12.0 + 3.0 * 20.0 + 12.0;
+    let speed = s.speed_up().unwrap();
+    assert!((speed - 22.0 * 12.0 / took).abs() < 1e-9, "{speed}");
+    let record = s.record();
+    assert_eq!((record.num_spec_steps, record.num_spec_tokens, record.completion_tokens), (4, 20, 23));
+    assert_eq!(record.detail.plain_rounds, 2);
+    assert_eq!(record.detail.device_seconds.map(|s| (s.verify * 1e3).round()), Some(60.0));
+    assert_eq!(Statistics::default().record().mean_acceptance_length, 1.0);
+}
+
+#[test]
+fn statistics_fit_sixty_columns() {
+    let text = counted().to_string();
+    assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
+    for wanted in [
+        "speculation  23 tokens in 6 rounds, 2 of them plain",
+        "ngram-cache        1       20       12  60.0 %  13.00",
+    ] {
+        assert!(text.contains(wanted), "{text}");
+    }
+    assert!(Statistics::default().to_string().contains("no times are known"));
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_record_has_the_names_that_aiperf_reads() {
+    let json = serde_json::to_value(counted().record()).unwrap();
+    assert_eq!(json["engine"], "vkllm");
+    assert_eq!(json["acceptance_histogram"]["12"], 1);
+    for name in
+        ["mean_acceptance_length", "draft_acceptance_rate", "num_accepted_draft_tokens", "num_draft_tokens"]
+    {
+        assert!(json[name].is_number(), "{name}");
+    }
+    assert_eq!(json["detail"]["methods"][1]["method"], "ngram-cache");
 }

@@ -181,13 +181,6 @@ impl Costs {
         self.step.estimate()
     }
 
-    /// Seconds that a round took, by the device's clock or else the host's; `None` where neither tells.
-    pub(super) fn time(round: &Round) -> Option<f64> {
-        let idle = round.times.idle.unwrap_or_default();
-        let wall = (!round.recorded && !round.wall.is_zero()).then_some(round.wall);
-        round.times.busy().map(|busy| busy + idle).or(wall).map(|time| time.as_secs_f64())
-    }
-
     /// Learns from a round.
     pub(super) fn observe(&mut self, round: &Round) {
         self.rounds += 1;

@@ -19,6 +19,7 @@ mod simulation;
 mod tests;
 
 use std::fmt;
+use std::time::Duration;
 
 use super::{METHODS, MOST_HISTORY, Method, Round};
 use acceptance::Acceptance;
@@ -132,6 +133,12 @@ pub struct Decision {
     pub catch_up: f64,
     /// Plain steps that may be lost before drafting stops.
     pub account: f64,
+    /// What a plain round takes; `None` until one was measured.
+    pub plain: Option<Duration>,
+}
+
+fn seconds(round: &Round) -> Option<f64> {
+    round.time().map(|time| time.as_secs_f64())
 }
 
 impl Decision {
@@ -219,7 +226,7 @@ impl Governor {
                 self.acceptance[method.index()].observe(round);
                 // A single time that is far off says more about the machine than about drafting.
                 let likely = self.expected(round, method);
-                let time = Costs::time(round).unwrap_or(likely).clamp(likely / 2.0, likely * 2.0);
+                let time = seconds(round).unwrap_or(likely).clamp(likely / 2.0, likely * 2.0);
                 gain += round.tokens() as f64 - time / self.costs.plain();
                 // Twice in a row: the device may have changed its speed, and the plain step's time with it.
                 let surprise = (time / expected - 1.0).abs() > SURPRISE;
@@ -239,7 +246,7 @@ impl Governor {
         let overdue = std::mem::take(&mut self.in_a_row) >= self.plain_after;
         if self.measure > 0 {
             self.measure -= 1;
-        } else if let (true, Some(time)) = (overdue, Costs::time(round)) {
+        } else if let (true, Some(time)) = (overdue, seconds(round)) {
             let little = (time / expected - 1.0).abs() < LITTLE;
             self.plain_after = if little { (self.plain_after * 2).min(PLAIN_AFTER.1) } else { PLAIN_AFTER.0 };
             self.measure = if little { 0 } else { AGAIN };
@@ -257,13 +264,27 @@ impl Governor {
         self.costs.measured().collect()
     }
 
+    /// What a plain round takes; `None` until one was measured.
+    pub fn plain_time(&self) -> Option<Duration> {
+        (self.costs.plain_samples() > 0).then(|| Duration::from_secs_f64(self.costs.plain()))
+    }
+
     /// Measured seconds of a draft step.
     pub fn step_time(&self) -> Option<f64> {
         self.costs.measured_step()
     }
 
     fn plain(&self, why: Why) -> Decision {
-        Decision { method: None, k: 0, why, tokens: 1.0, cost: 1.0, catch_up: 0.0, account: self.account }
+        Decision {
+            method: None,
+            k: 0,
+            why,
+            tokens: 1.0,
+            cost: 1.0,
+            catch_up: 0.0,
+            account: self.account,
+            plain: self.plain_time(),
+        }
     }
 
     /// Who could draft, and how many tokens at most: the history's draft first.
@@ -291,6 +312,7 @@ impl Governor {
                 cost: (self.costs.round(method, k, steps) + catch_up) / plain,
                 catch_up: catch_up / plain,
                 account: self.account,
+                plain: self.plain_time(),
             };
             (decision, steps)
         })
