@@ -34,6 +34,8 @@ pub enum Error {
     NotFinite { position: u32 },
     #[error("{what} is {found}; allowed is {allowed}")]
     Argument { what: String, found: String, allowed: String },
+    #[error("the draft model does not fit the target: {reason}")]
+    Draft { reason: String },
     #[error("no kernel does {op} here: {reasons}")]
     NoKernel { op: String, reasons: String },
 }

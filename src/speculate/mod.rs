@@ -18,12 +18,16 @@ mod round;
 mod statistics;
 #[cfg(test)]
 mod tests;
+mod trim;
+mod vocabulary;
 
 pub use chain::Chain;
 pub use governor::{Decision, Governor, GovernorOptions, Offer, Why};
 pub use method::{METHODS, Method, MethodRow, Parameter, Setting};
 pub use round::{Round, Times};
 pub use statistics::{Detail, MethodRecord, Record, Seconds, Statistics};
+pub use trim::Trim;
+pub use vocabulary::{Mismatch, Shared, Side, compare, compare_models};
 
 /// Most tokens a draft model is asked for in one round.
 pub const MOST_MODEL: usize = 16;
