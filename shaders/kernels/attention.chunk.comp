@@ -1,7 +1,8 @@
 // Attention of one (row, head) over one chunk of KV_BLOCK absolute positions: one subgroup. D_SPLIT lanes
 // share a key, SG / D_SPLIT keys are read at once. Writes the chunk's maximum score, sum of exponentials and
 // weighted sum of values. The result depends on the row, the head and the chunk alone; keys that the row may
-// not see are never read. D_SPLIT is a power of two, at most SG, and divides HEAD / 4 and HEAD_V / 4.
+// not see are never read. D_SPLIT is a power of two, at most SG, and divides HEAD / 4 and HEAD_V / 4 (of a quantised
+// type HEAD / 8 or HEAD_V / 8).
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require
@@ -55,10 +56,9 @@ const uint KEYS = SG / D_SPLIT;
 // vec4s of a key and of a value that one lane handles.
 const uint K_VECS = HEAD / 4u / D_SPLIT;
 const uint V_VECS = HEAD_V / 4u / D_SPLIT;
-// vec4s per load: a 16-byte load holds two of f16 where a lane's share is even. (A logical `and` of
-// specialisation constants is not constant to the compiler, hence the arithmetic on the type codes 0 and 1.)
-const uint K_STEP = 1u + K_TYPE * ((K_VECS + 1u) % 2u);
-const uint V_STEP = 1u + V_TYPE * ((V_VECS + 1u) % 2u);
+// vec4s per load: one 16-byte load of f32, else two where a lane's share is even; it is for quantised types.
+const uint K_STEP = K_TYPE == KV_F32 ? 1u : 2u - K_VECS % 2u;
+const uint V_STEP = V_TYPE == KV_F32 ? 1u : 2u - V_VECS % 2u;
 // vec4s of a value that are summed in one go over the keys.
 const uint V_ONCE = UNROLL == 1u ? V_VECS : V_STEP;
 // Below every score.
@@ -73,30 +73,48 @@ uint share_element(uint i, uint vecs_per_load, uint split) {
     return ((i / vecs_per_load) * D_SPLIT + split) * 4u * vecs_per_load + i % vecs_per_load * 4u;
 }
 
-// K_STEP vec4s of a key, from vec4 i of a lane's share.
-void key_load(uint at, uint i, uint split, out vec4 low, out vec4 high) {
-    uint element = at + share_element(i, K_STEP, split);
-    if (K_TYPE == KV_F32) {
-        low = uintBitsToFloat(k_cache4[(push.k_cache_at + element) >> 2u]);
-    } else if (K_STEP == 2u) {
-        uvec4 words = k_cache4[(push.k_cache_at + element / 2u) >> 2u];
-        low = kv_unpack(words.xy);
-        high = kv_unpack(words.zw);
-    } else {
-        low = kv_unpack(k_cache2[(push.k_cache_at + element / 2u) >> 1u]);
-    }
+// Words of the pool of keys or of values, from a multiple of 1, 2 or 4.
+uint pool_word(bool key, uint at) {
+    return key ? k_cache[push.k_cache_at + at] : v_cache[push.v_cache_at + at];
 }
 
-void value_load(uint at, uint i, uint split, out vec4 low, out vec4 high) {
-    uint element = at + share_element(i, V_STEP, split);
-    if (V_TYPE == KV_F32) {
-        low = uintBitsToFloat(v_cache4[(push.v_cache_at + element) >> 2u]);
-    } else if (V_STEP == 2u) {
-        uvec4 words = v_cache4[(push.v_cache_at + element / 2u) >> 2u];
-        low = kv_unpack(words.xy);
-        high = kv_unpack(words.zw);
+uvec2 pool_words2(bool key, uint at) {
+    return key ? k_cache2[(push.k_cache_at + at) >> 1u] : v_cache2[(push.v_cache_at + at) >> 1u];
+}
+
+uvec4 pool_words4(bool key, uint at) {
+    return key ? k_cache4[(push.k_cache_at + at) >> 2u] : v_cache4[(push.v_cache_at + at) >> 2u];
+}
+
+// One or two vec4s (K_STEP or V_STEP) of a key or value, from vec4 i of a lane's share.
+void pool_load(bool key, uint tile, uint slot, uint i, uint split, out vec4 low, out vec4 high) {
+    uint type = key ? K_TYPE : V_TYPE;
+    uint size = key ? HEAD : HEAD_V;
+    uint at_once = key ? K_STEP : V_STEP;
+    uint element = share_element(i, at_once, split);
+    uint word = tile + (slot * size + element) / kv_per_word(type);
+    if (type == KV_F32) {
+        low = uintBitsToFloat(pool_words4(key, word));
+    } else if (!kv_quantised(type) && at_once == 2u) {
+        uvec4 words = pool_words4(key, word);
+        low = kv_unpack(type, words.xy);
+        high = kv_unpack(type, words.zw);
+    } else if (!kv_quantised(type)) {
+        low = kv_unpack(type, pool_words2(key, word));
     } else {
-        low = kv_unpack(v_cache2[(push.v_cache_at + element / 2u) >> 1u]);
+        uint block = element / 32u;
+        uint scale_at = tile + kv_scales(type, size) + slot * kv_scale_words(type, size);
+        vec2 scale = unpackHalf2x16(pool_word(key, scale_at + (kv_has_min(type) ? block : block / 2u)));
+        if (!kv_has_min(type)) {
+            scale.x = block % 2u == 0u ? scale.x : scale.y;
+        }
+        uvec2 codes = type == KV_Q8_0 ? pool_words2(key, word) : uvec2(pool_word(key, word));
+        uint fifths = 0u;
+        if (kv_has_fifth(type)) {
+            uint at = tile + kv_fifths(type, size) + slot * kv_fifth_words(type, size) + block;
+            fifths = pool_word(key, at) >> element % 32u;
+        }
+        kv_decode(type, codes, fifths, scale, low, high);
     }
 }
 
@@ -128,8 +146,8 @@ void main() {
     uint group = lane / D_SPLIT;
     uint kv_head = head / (push.n_head / push.n_kv);
     uint block = block_table[push.block_table_at + rows[(push.rows_at >> 3u) + row].table + chunk];
-    uint k_at = kv_base(block, push.n_kv, kv_head, HEAD);
-    uint v_at = kv_base(block, push.n_kv, kv_head, HEAD_V);
+    uint k_tile = kv_tile(K_TYPE, block, push.n_kv, kv_head, HEAD);
+    uint v_tile = kv_tile(V_TYPE, block, push.n_kv, kv_head, HEAD_V);
 
     uint q_at = push.q_at + row * push.q_stride + head * HEAD;
     vec4 query[K_VECS];
@@ -150,7 +168,7 @@ void main() {
             if (visible && UNROLL == 1u) {
                 [[unroll]] for (uint i = 0u; i < K_VECS; i += K_STEP) {
                     vec4 low, high;
-                    key_load(k_at + slot * HEAD, i, split, low, high);
+                    pool_load(true, k_tile, slot, i, split, low, high);
                     products = fma(query[i], low, products);
                     if (K_STEP == 2u) {
                         products = fma(query[i + 1u], high, products);
@@ -159,7 +177,7 @@ void main() {
             } else if (visible) {
                 [[dont_unroll]] for (uint i = 0u; i < K_VECS; i += K_STEP) {
                     vec4 low, high;
-                    key_load(k_at + slot * HEAD, i, split, low, high);
+                    pool_load(true, k_tile, slot, i, split, low, high);
                     products = fma(query_load(q_at, i, split), low, products);
                     if (K_STEP == 2u) {
                         products = fma(query_load(q_at, i + 1u, split), high, products);
@@ -205,7 +223,7 @@ void main() {
                 if (slot >= from && slot <= to) {
                     [[unroll]] for (uint i = 0u; i < V_ONCE; i += V_STEP) {
                         vec4 low, high;
-                        value_load(v_at + slot * HEAD_V, first_vec + i, split, low, high);
+                        pool_load(false, v_tile, slot, first_vec + i, split, low, high);
                         sums[i] = fma(vec4(weight), low, sums[i]);
                         if (V_STEP == 2u) {
                             sums[i + 1u] = fma(vec4(weight), high, sums[i + 1u]);

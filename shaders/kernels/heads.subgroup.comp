@@ -21,6 +21,7 @@ layout(constant_id = 9) const uint V_TYPE = 0u;
 
 #include "step.glsl"
 #include "kv.glsl"
+#include "kv_quantise.glsl"
 
 layout(binding = 0) restrict buffer Q { float q[]; };
 layout(binding = 1) readonly restrict buffer K { float k[]; };
@@ -111,25 +112,91 @@ vec4 rope_quad(vec4 value, uint quad, uvec2 e, uint position) {
     return value;
 }
 
-void key_store(uint cell, uvec2 e, vec4 value) {
-    if (K_TYPE == KV_F16) {
-        uvec2 word = push.k_cache_at + (cell + e) / 2u;
-        k_cache[word.x] = kv_pack(value.xy);
-        k_cache[word.y] = kv_pack(value.zw);
+void word_store(bool key, uint at, uint word) {
+    if (key) {
+        k_cache[push.k_cache_at + at] = word;
     } else {
-        uvec2 word = push.k_cache_at + cell + e;
-        k_cache[word.x] = floatBitsToUint(value.x);
-        k_cache[word.x + 1u] = floatBitsToUint(value.y);
-        k_cache[word.y] = floatBitsToUint(value.z);
-        k_cache[word.y + 1u] = floatBitsToUint(value.w);
+        v_cache[push.v_cache_at + at] = word;
     }
 }
 
-// A head of q (in place) or of k (to the cell of the pool). The loops stay loops: software drivers compile
-// memory operations slowly, and a lane of a GPU has one quad.
-void turn_head(bool query, uint at, uint cell, uint lane, uint position) {
+// Two neighbours of a float type.
+void pair_store(bool key, uint type, uint tile, uint element, vec2 pair) {
+    if (type == KV_F32) {
+        word_store(key, tile + element, floatBitsToUint(pair.x));
+        word_store(key, tile + element + 1u, floatBitsToUint(pair.y));
+    } else {
+        word_store(key, tile + element / 2u, kv_pack(type, pair));
+    }
+}
+
+// Two neighbours of a key, normalised and turned. A lane that quantises needs neighbours, so it computes both sides of
+// a rotation and keeps one: no lane waits for another. The bits are those of turn_head.
+vec2 key_pair(uint at, uint e, float scale, uint position) {
+    bool halves = PAIRING == 2u && e < ROT;
+    uint first = halves ? e % (ROT / 2u) : e;
+    uvec2 pairs = uvec2(first, halves ? first + ROT / 2u : first);
+    vec4 value = load(false, at, pairs);
+    if (NORM == 1u) {
+        value = value * scale * norm_weight(false, pairs);
+    }
+    if (halves) {
+        vec2 even = rotate(value.x, value.z, turn(position, first));
+        vec2 odd = rotate(value.y, value.w, turn(position, first + 1u));
+        return e == first ? vec2(even.x, odd.x) : vec2(even.y, odd.y);
+    }
+    if (PAIRING == 1u && e < ROT) {
+        return rotate(value.x, value.y, turn(position, e / 2u));
+    }
+    return value.xy;
+}
+
+// Quantises a head of k or plain v to its cells. Four lanes share a block of 32 and take two blocks in turn, because
+// two scales share a word.
+void quantised_store(bool key, uint at, uint tile, uint lane, float scale, uint position) {
+    uint type = key ? K_TYPE : V_TYPE;
+    uint size = key ? HEAD : HEAD_V;
+    uint blocks = size / 32u;
+    uint slot = position % KV_BLOCK;
+    uint codes_at = tile + slot * kv_code_words(type, size);
+    uint fifths_at = tile + kv_fifths(type, size) + slot * kv_fifth_words(type, size);
+    uint scales_at = tile + kv_scales(type, size) + slot * kv_scale_words(type, size);
+    [[dont_unroll]] for (uint first = lane / 4u * 2u; first < blocks; first += SG / 4u * 2u) {
+        uint halves = 0u;
+        [[dont_unroll]] for (uint block = first; block < min(first + 2u, blocks); block++) {
+            uint e = block * 32u + lane % 4u * 8u;
+            vec2 pair[4];
+            [[unroll]] for (uint i = 0u; i < 4u; i++) {
+                uint element = e + 2u * i;
+                pair[i] = key ? key_pair(at, element, scale, position) : vec2(v[at + element], v[at + element + 1u]);
+            }
+            KvUnit unit = kv_quantise(type, vec4(pair[0], pair[1]), vec4(pair[2], pair[3]));
+            uint word = codes_at + e / kv_per_word(type);
+            word_store(key, word, unit.codes.x);
+            if (type == KV_Q8_0) {
+                word_store(key, word + 1u, unit.codes.y);
+            }
+            if (kv_has_fifth(type) && lane % 4u == 0u) {
+                word_store(key, fifths_at + block, unit.fifths);
+            }
+            if (!kv_has_min(type)) {
+                halves |= unit.scale << 16u * (block - first);
+            } else if (lane % 4u == 0u) {
+                word_store(key, scales_at + block, unit.scale);
+            }
+        }
+        if (!kv_has_min(type) && lane % 4u == 0u) {
+            word_store(key, scales_at + first / 2u, halves);
+        }
+    }
+}
+
+// A head of q (in place) or of k (to its cells). The loops stay loops: software drivers compile memory operations
+// slowly, and a lane of a GPU has one quad.
+void turn_head(bool query, uint at, uint tile, uint lane, uint position) {
     float scale = 1.0;
-    [[dont_unroll]] for (uint pass = 1u - NORM; pass < 2u; pass++) {
+    bool later = !query && kv_quantised(K_TYPE);
+    [[dont_unroll]] for (uint pass = 1u - NORM; pass < (later ? 1u : 2u); pass++) {
         float squares = 0.0;
         [[dont_unroll]] for (uint quad = lane; quad < HEAD / 4u; quad += SG) {
             uvec2 e = quad_elements(quad);
@@ -143,7 +210,9 @@ void turn_head(bool query, uint at, uint cell, uint lane, uint position) {
                 }
                 value = rope_quad(value, quad, e, position);
                 if (!query) {
-                    key_store(cell, e, value);
+                    uvec2 element = position % KV_BLOCK * HEAD + e;
+                    pair_store(true, K_TYPE, tile, element.x, value.xy);
+                    pair_store(true, K_TYPE, tile, element.y, value.zw);
                 } else {
                     if (QSCALE == 1u) {
                         value *= q_scale[push.q_scale_at + position];
@@ -161,18 +230,19 @@ void turn_head(bool query, uint at, uint cell, uint lane, uint position) {
             scale = root;
         }
     }
+    if (later) {
+        quantised_store(true, at, tile, lane, scale, position);
+    }
 }
 
-// A head of v to the cell of the pool.
-void value_store(uint at, uint cell, uint lane) {
+// A head of v to its cells.
+void value_store(uint at, uint tile, uint lane, uint position) {
+    if (kv_quantised(V_TYPE)) {
+        quantised_store(false, at, tile, lane, 1.0, position);
+        return;
+    }
     [[dont_unroll]] for (uint e = 2u * lane; e < HEAD_V; e += 2u * SG) {
-        vec2 pair = vec2(v[at + e], v[at + e + 1u]);
-        if (V_TYPE == KV_F16) {
-            v_cache[push.v_cache_at + (cell + e) / 2u] = kv_pack(pair);
-        } else {
-            v_cache[push.v_cache_at + cell + e] = floatBitsToUint(pair.x);
-            v_cache[push.v_cache_at + cell + e + 1u] = floatBitsToUint(pair.y);
-        }
+        pair_store(false, V_TYPE, tile, position % KV_BLOCK * HEAD_V + e, vec2(v[at + e], v[at + e + 1u]));
     }
 }
 
@@ -191,13 +261,13 @@ void main() {
     bool key = kv < push.n_kv;
     kv -= key ? 0u : push.n_kv;
     uint block = query ? 0u : block_table[push.block_table_at + table + position / KV_BLOCK];
-    uint size = key ? HEAD : HEAD_V;
-    uint cell = kv_base(block, push.n_kv, kv, size) + position % KV_BLOCK * size;
     if (query || key) {
+        uint tile = kv_tile(K_TYPE, block, push.n_kv, kv, HEAD);
         uint q_from = push.q_at + row * push.q_stride + head * HEAD;
         uint k_from = push.k_at + row * push.k_stride + kv * HEAD;
-        turn_head(query, query ? q_from : k_from, cell, lane, position);
+        turn_head(query, query ? q_from : k_from, tile, lane, position);
     } else {
-        value_store(push.v_at + row * push.v_stride + kv * HEAD_V, cell, lane);
+        uint tile = kv_tile(V_TYPE, block, push.n_kv, kv, HEAD_V);
+        value_store(push.v_at + row * push.v_stride + kv * HEAD_V, tile, lane, position);
     }
 }

@@ -4,47 +4,71 @@
 use std::collections::BTreeSet;
 
 use vkllm_runtime::{Buffer, Device, Usage, View};
+use vkllm_shaders::reference::kv::{KV_FORMATS, KvFormat};
 
 use crate::error::{Error, Result};
 
 /// Positions of one block, as `include/step.glsl` has it.
 pub const BLOCK: u32 = 128;
 
-/// How keys or values are stored.
+/// How keys or values are stored: a row of [`KV_FORMATS`]. Types with blocks need heads of a multiple of 32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[allow(non_camel_case_types)]
+#[repr(u32)]
 pub enum KvType {
     F32,
     #[default]
     F16,
+    BF16,
+    Q8_0,
+    Q5_1,
+    Q5_0,
+    Q4_1,
+    Q4_0,
+    IQ4_NL,
 }
 
 impl KvType {
-    /// Code of the specialisation constants `K_TYPE` and `V_TYPE`.
-    pub fn code(self) -> u32 {
-        match self {
-            KvType::F32 => 0,
-            KvType::F16 => 1,
-        }
+    /// Every type.
+    pub const ALL: [KvType; 9] = [
+        KvType::F32,
+        KvType::F16,
+        KvType::BF16,
+        KvType::Q8_0,
+        KvType::Q5_1,
+        KvType::Q5_0,
+        KvType::Q4_1,
+        KvType::Q4_0,
+        KvType::IQ4_NL,
+    ];
+
+    fn format(self) -> &'static KvFormat {
+        &KV_FORMATS[self as usize]
     }
 
-    /// Bytes of `elements` elements.
-    pub fn bytes(self, elements: u64) -> u64 {
-        match self {
-            KvType::F32 => 4 * elements,
-            KvType::F16 => 2 * elements,
-        }
+    /// Value of the specialisation constants `K_TYPE` and `V_TYPE`.
+    pub(crate) fn code(self) -> u32 {
+        self as u32
     }
 
+    /// Name as users type it.
     pub fn name(self) -> &'static str {
-        match self {
-            KvType::F32 => "f32",
-            KvType::F16 => "f16",
-        }
+        self.format().name
     }
 
     /// Parses a name as users type it.
     pub fn parse(name: &str) -> Option<Self> {
-        [KvType::F32, KvType::F16].into_iter().find(|kind| kind.name() == name)
+        KvType::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Elements that are stored together; a head must be a whole number of them.
+    pub fn block(self) -> u32 {
+        self.format().block as u32
+    }
+
+    /// Bytes of one position of a head of `size` elements.
+    fn row_bytes(self, size: u32) -> u64 {
+        4 * self.format().row_words(size as usize) as u64
     }
 }
 
@@ -61,13 +85,28 @@ pub struct KvLayout {
 }
 
 impl KvLayout {
+    /// Refuses types whose blocks do not divide the heads.
+    pub fn check(&self) -> Result<()> {
+        for (what, kind, size) in [("keys", self.k_type, self.head), ("values", self.v_type, self.head_v)] {
+            if size % kind.block() != 0 {
+                let fit = KvType::ALL.into_iter().filter(|kind| size % kind.block() == 0);
+                return Err(Error::Argument {
+                    what: format!("the type of cached {what}, which come in heads of {size} elements,"),
+                    found: format!("{}, whose blocks have {} elements", kind.name(), kind.block()),
+                    allowed: fit.map(KvType::name).collect::<Vec<_>>().join(", "),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of one layer's keys of one block.
     fn key_block(&self) -> u64 {
-        self.k_type.bytes(u64::from(BLOCK) * u64::from(self.kv_heads) * u64::from(self.head))
+        u64::from(BLOCK) * u64::from(self.kv_heads) * self.k_type.row_bytes(self.head)
     }
 
     fn value_block(&self) -> u64 {
-        self.v_type.bytes(u64::from(BLOCK) * u64::from(self.kv_heads) * u64::from(self.head_v))
+        u64::from(BLOCK) * u64::from(self.kv_heads) * self.v_type.row_bytes(self.head_v)
     }
 
     /// Bytes of the whole pool for `blocks` blocks; `None` when they cannot be counted in 64 bits.
@@ -147,5 +186,46 @@ impl KvPool {
     /// Gives blocks back.
     pub fn give_back(&mut self, blocks: impl IntoIterator<Item = u32>) {
         self.free.extend(blocks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_has_its_name_code_and_size() {
+        // Bytes of 128 elements, and of 96, whose three scales fill two words.
+        let bytes = [512, 256, 256, 136, 96, 88, 80, 72, 72];
+        let odd = [384, 192, 192, 104, 72, 68, 60, 56, 56];
+        for (code, kind) in KvType::ALL.into_iter().enumerate() {
+            assert_eq!((kind.code() as usize, KvType::parse(kind.name())), (code, Some(kind)));
+            assert_eq!(
+                (kind.row_bytes(128), kind.row_bytes(96)),
+                (bytes[code], odd[code]),
+                "{}",
+                kind.name()
+            );
+        }
+        assert_eq!(KvType::parse("q6_k"), None);
+    }
+
+    #[test]
+    fn heads_that_are_no_whole_blocks_are_refused() {
+        let layout = KvLayout {
+            layers: 1,
+            kv_heads: 1,
+            head: 128,
+            head_v: 80,
+            k_type: KvType::Q8_0,
+            v_type: KvType::F16,
+        };
+        assert!(layout.check().is_ok());
+        let text = KvLayout { v_type: KvType::Q4_0, ..layout }.check().unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "the type of cached values, which come in heads of 80 elements, is q4_0, whose blocks have 32 elements; \
+             allowed is f32, f16, bf16"
+        );
     }
 }

@@ -90,10 +90,17 @@ pub(super) struct ModelArgs {
     pub(super) ubatch_size: u32,
     #[arg(long, value_enum, default_value_t)]
     pub(super) activations: ActivationsArg,
-    /// Type of cached keys: f32 or f16 (also -ctk)
+    #[command(flatten)]
+    pub(super) cache: CacheArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CacheArgs {
+    /// Type of cached keys: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl (also -ctk)
+    /// [default: f32 with float activations, else f16]
     #[arg(long, value_name = "TYPE")]
     pub(super) cache_type_k: Option<String>,
-    /// Type of cached values: f32 or f16 (also -ctv)
+    /// Type of cached values, one of the same (also -ctv)
     #[arg(long, value_name = "TYPE")]
     pub(super) cache_type_v: Option<String>,
 }
@@ -215,6 +222,8 @@ pub(super) struct InspectArgs {
     /// Context in tokens for the memory plan
     #[arg(short = 'c', long, value_name = "TOKENS")]
     pub(super) ctx_size: Option<u32>,
+    #[command(flatten)]
+    pub(super) cache: CacheArgs,
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -28,7 +28,8 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), Failure> {
     let version = gguf.version();
     // A file that cannot be run is still shown, then refused with the reason.
     let plan: Result<Plan, Failure> = load::file(Some(&args.model)).and_then(|file: ModelFile| {
-        let options = ModelOptions { context: args.ctx_size, ..ModelOptions::default() };
+        let [k_type, v_type] = load::cache_types(&args.cache)?;
+        let options = ModelOptions { context: args.ctx_size, k_type, v_type, ..ModelOptions::default() };
         Ok(file.plan(&options)?)
     });
     let mut out = io::BufWriter::new(io::stdout().lock());
@@ -43,7 +44,8 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), Failure> {
                 }))
                 .collect::<Vec<_>>(),
             "plan": plan.as_ref().ok().map(|p| json!({
-                "weights": p.weights, "kv": p.kv, "tables": p.tables, "scratch": p.scratch, "total": p.total(),
+                "weights": p.weights, "kv": p.kv, "k_type": p.k_type.name(), "v_type": p.v_type.name(),
+                "tables": p.tables, "scratch": p.scratch, "total": p.total(),
             })),
         });
         serde_json::to_writer_pretty(&mut out, &object)?;
@@ -65,10 +67,12 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), Failure> {
             let mb = |bytes: u64| bytes as f64 / 1e6;
             writeln!(
                 out,
-                "memory plan: {:.1} MB = weights {:.1} + cache {:.1} + tables {:.1} + scratch {:.1}",
+                "memory plan: {:.1} MB = weights {:.1} + cache {:.1} (keys {}, values {}) + tables {:.1} + scratch {:.1}",
                 mb(plan.total()),
                 mb(plan.weights),
                 mb(plan.kv),
+                plan.k_type.name(),
+                plan.v_type.name(),
                 mb(plan.tables),
                 mb(plan.scratch)
             )?;

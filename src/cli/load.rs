@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use vkllm_runtime::{Device, DeviceOptions, Need, Selector, Validation};
 
-use super::args::{ActivationsArg, DeviceArgs, ModelArgs, ValidateArg};
+use super::args::{ActivationsArg, CacheArgs, DeviceArgs, ModelArgs, ValidateArg};
 use super::{Failure, input};
 use crate::gguf::Gguf;
 use crate::{Activations, KvType, Model, ModelFile, ModelOptions};
@@ -91,13 +91,25 @@ pub(super) fn no_messages(device: &Device) -> Result<(), Failure> {
 
 fn kv_type(option: &str, name: Option<&str>) -> Result<Option<KvType>, Failure> {
     name.map(|name| {
-        KvType::parse(name).ok_or_else(|| input(format!("{option} is \"{name}\"; allowed are f32 and f16")))
+        KvType::parse(name).ok_or_else(|| {
+            let known = KvType::ALL.map(KvType::name).join(", ");
+            input(format!("{option} is \"{name}\"; allowed are {known}"))
+        })
     })
     .transpose()
 }
 
+/// Types of cached keys and values from arguments.
+pub(super) fn cache_types(args: &CacheArgs) -> Result<[Option<KvType>; 2], Failure> {
+    Ok([
+        kv_type("--cache-type-k", args.cache_type_k.as_deref())?,
+        kv_type("--cache-type-v", args.cache_type_v.as_deref())?,
+    ])
+}
+
 /// Model options from arguments.
 pub(super) fn options(args: &ModelArgs, profile: bool) -> Result<ModelOptions, Failure> {
+    let [k_type, v_type] = cache_types(&args.cache)?;
     Ok(ModelOptions {
         context: args.ctx_size,
         batch: args.ubatch_size,
@@ -107,8 +119,8 @@ pub(super) fn options(args: &ModelArgs, profile: bool) -> Result<ModelOptions, F
             ActivationsArg::Int8 => Activations::Int8,
             ActivationsArg::Auto => Activations::Auto,
         },
-        k_type: kv_type("--cache-type-k", args.cache_type_k.as_deref())?,
-        v_type: kv_type("--cache-type-v", args.cache_type_v.as_deref())?,
+        k_type,
+        v_type,
         profile,
     })
 }

@@ -38,7 +38,7 @@ pub struct ModelOptions {
     /// Sessions that can exist at once; each has the whole context.
     pub sessions: u32,
     pub activations: Activations,
-    /// Types of the key and value cache; by default f32 with float activations, else f16.
+    /// Types of cached keys and values; by default f32 with float activations, else f16.
     pub k_type: Option<KvType>,
     pub v_type: Option<KvType>,
     /// Measure every command of a step.
@@ -127,11 +127,13 @@ impl ModelFile {
 
     /// What the model will take on a device.
     ///
-    /// Errors: sizes that cannot be counted.
+    /// Errors: sizes that cannot be counted, a cache type that does not fit the heads.
     pub fn plan(&self, options: &ModelOptions) -> Result<Plan> {
         let wanted = models::required_tensors(&self.gguf, &self.config)?;
         let weights = wanted.iter().map(|info| info.bytes).sum();
-        Plan::new(weights, &self.config, &self.layout(options), self.context(options), options)
+        let layout = self.layout(options);
+        layout.check()?;
+        Plan::new(weights, &self.config, &layout, self.context(options), options)
     }
 }
 

@@ -3,7 +3,7 @@
 use vkllm_runtime::{Device, DeviceKind};
 
 use super::ModelOptions;
-use crate::cache::{BLOCK, KvLayout};
+use crate::cache::{BLOCK, KvLayout, KvType};
 use crate::error::{Error, Result};
 use crate::models::Config;
 
@@ -11,8 +11,10 @@ use crate::models::Config;
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub weights: u64,
-    /// Keys and values.
+    /// Keys and values, and their types.
     pub kv: u64,
+    pub k_type: KvType,
+    pub v_type: KvType,
     /// Angles and scales per position.
     pub tables: u64,
     /// Transient activations of the largest step.
@@ -42,7 +44,7 @@ impl Plan {
         let widest = u64::from(config.ffn) * 3 + u64::from(config.width) * 2;
         let attention = heads * 3 + u64::from(config.width) * 2;
         let scratch = rows * widest.max(attention) * 4 + u64::from(config.vocab) * 4 + (32 << 20);
-        Ok(Plan { weights, kv, tables, scratch })
+        Ok(Plan { weights, kv, k_type: layout.k_type, v_type: layout.v_type, tables, scratch })
     }
 
     /// Everything together.

@@ -4,7 +4,7 @@ use vkllm_runtime::{Grid, View};
 use vkllm_shaders::ops;
 
 use super::{Forms, Path, Recorder, Rows, Simple};
-use crate::cache::{BLOCK, KvLayout};
+use crate::cache::{BLOCK, KvLayout, KvType};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -107,13 +107,16 @@ pub fn heads(r: &mut Recorder<'_>, shape: &AttentionShape, a: &HeadsArgs<'_>) ->
     )
 }
 
-/// Lanes that share one key: enough to use whole vector loads, few enough to keep several keys in flight.
-fn lanes_per_key(head: u32, head_v: u32, subgroup: u32) -> u32 {
+/// Lanes that share one key: enough to use whole vector loads, few enough to keep several keys in flight. A lane reads
+/// four elements at once, or eight of a quantised type.
+fn lanes_per_key(layout: &KvLayout, subgroup: u32) -> u32 {
+    let loads = |size: u32, kind: KvType| size / if kind.block() > 1 { 8 } else { 4 };
+    let (keys, values) = (loads(layout.head, layout.k_type), loads(layout.head_v, layout.v_type));
     let mut lanes = 1;
     while lanes < 8
         && lanes * 2 <= subgroup
-        && (head / 4).is_multiple_of(lanes * 2)
-        && (head_v / 4).is_multiple_of(lanes * 2)
+        && keys.is_multiple_of(lanes * 2)
+        && values.is_multiple_of(lanes * 2)
     {
         lanes *= 2;
     }
@@ -218,7 +221,7 @@ fn scores(
         ("HEAD_V", layout.head_v),
         ("K_TYPE", layout.k_type.code()),
         ("V_TYPE", layout.v_type.code()),
-        ("D_SPLIT", lanes_per_key(layout.head, layout.head_v, lanes)),
+        ("D_SPLIT", lanes_per_key(layout, lanes)),
     ];
     r.simple(
         "attn_scores",
@@ -267,10 +270,21 @@ mod tests {
 
     #[test]
     fn lanes_divide_every_head_size_that_occurs() {
-        for head in [8, 64, 80, 96, 128, 256] {
+        for (head, k_type, v_type) in [
+            (8, KvType::F32, KvType::F16),
+            (64, KvType::F16, KvType::F16),
+            (64, KvType::Q8_0, KvType::F32),
+            (80, KvType::F16, KvType::BF16),
+            (96, KvType::F16, KvType::Q4_0),
+            (128, KvType::Q5_1, KvType::Q5_1),
+            (256, KvType::F32, KvType::F32),
+        ] {
+            let layout = KvLayout { layers: 1, kv_heads: 1, head, head_v: head, k_type, v_type };
+            let unit = |kind: KvType| if kind.block() == 32 { 8 } else { 4 };
             for subgroup in [4, 8, 16, 32, 64] {
-                let lanes = lanes_per_key(head, head, subgroup);
-                assert!(lanes <= subgroup && (head / 4) % lanes == 0, "{head} {subgroup} {lanes}");
+                let lanes = lanes_per_key(&layout, subgroup);
+                assert!(lanes <= subgroup, "{head} {subgroup} {lanes}");
+                assert!(head % (lanes * unit(k_type)) == 0 && head % (lanes * unit(v_type)) == 0);
             }
         }
     }

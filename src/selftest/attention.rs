@@ -2,8 +2,10 @@
 //! reference.
 
 use half::f16;
+use vkllm_runtime::Words;
 use vkllm_shaders::ops::{attention, attention_combine};
 use vkllm_shaders::records::StepRow;
+use vkllm_shaders::reference::kv::KV_FORMATS;
 use vkllm_shaders::select::Candidate;
 
 use super::compare::{bits, within, within_groups};
@@ -13,43 +15,43 @@ use super::rows::check_q8;
 use super::{Bench, Check, List, Rng, ensure};
 
 const BLOCK: usize = 128;
-const NAN: u32 = 0x7fff_7fff; // a NaN as f32 and as two f16
+pub const NAN: u32 = 0x7fff_7fff; // a NaN as f32 and as two f16
 
-/// Heads, their sizes and the types of the pools (0 f32, 1 f16).
+/// Heads, their sizes and the types of the pools, as indices of [`KV_FORMATS`].
 #[derive(Clone, Copy, Debug)]
-struct Shape {
-    heads: usize,
-    kv: usize,
-    size: usize,
-    types: (u32, u32),
+pub struct Shape {
+    pub heads: usize,
+    pub kv: usize,
+    pub size: usize,
+    pub types: (u32, u32),
 }
 
 /// One row: its conversation, the position it stands at and the first it sees.
 #[derive(Clone, Copy, Debug)]
-struct Row {
-    session: usize,
-    position: usize,
-    begin: usize,
+pub struct Row {
+    pub session: usize,
+    pub position: usize,
+    pub begin: usize,
 }
 
 /// Keys and values of conversations, [session][kv][position][size], and the rows' queries.
 #[derive(Clone)]
-struct Scene {
-    shape: Shape,
-    positions: usize,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    rows: Vec<Row>,
-    scale: f32,
+pub struct Scene {
+    pub shape: Shape,
+    pub positions: usize,
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    pub rows: Vec<Row>,
+    pub scale: f32,
     /// Order of the blocks in the pools.
-    shuffled: bool,
+    pub shuffled: bool,
     /// What cells hold that no row may see.
-    unseen: u32,
+    pub unseen: u32,
 }
 
 impl Scene {
-    fn new(rng: &mut Rng, shape: Shape, positions: usize, rows: &[Row]) -> Self {
+    pub fn new(rng: &mut Rng, shape: Shape, positions: usize, rows: &[Row]) -> Self {
         let sessions = rows.iter().map(|row| row.session).max().unwrap_or(0) + 1;
         let cells = sessions * shape.kv * positions * shape.size;
         // Values that f16 holds, so that pools of both types hold the same.
@@ -80,22 +82,20 @@ impl Scene {
         let mut rng = bench.rng("blocks");
         let order = if self.shuffled { rng.order(blocks) } else { (0..blocks).collect() };
         let pool = |values: &[f32], kind: u32| {
-            let mut words = vec![self.unseen; blocks * kv * BLOCK * size / (1 + kind as usize)];
+            let format = &KV_FORMATS[kind as usize];
+            let tile = BLOCK * format.row_words(size);
+            let mut words = vec![self.unseen; blocks * kv * tile];
             for session in 0..sessions {
                 for position in (0..self.positions).filter(|&p| self.sees(session, p)) {
                     for head in 0..kv {
                         let block = order[session * self.chunks() + position / BLOCK];
-                        let to = ((block * kv + head) * BLOCK + position % BLOCK) * size;
                         let from = &values[self.cell(session, head, position)..][..size];
-                        for (i, pair) in from.chunks_exact(2).enumerate() {
-                            if kind == 0 {
-                                words[to + 2 * i] = pair[0].to_bits();
-                                words[to + 2 * i + 1] = pair[1].to_bits();
-                            } else {
-                                let half = |x: f32| u32::from(f16::from_f32(x).to_bits());
-                                words[to / 2 + i] = half(pair[0]) | half(pair[1]) << 16;
-                            }
-                        }
+                        format.store(
+                            Words::new(&mut words),
+                            (block * kv + head) * tile,
+                            position % BLOCK,
+                            from,
+                        );
                     }
                 }
             }
@@ -115,11 +115,14 @@ impl Scene {
         step_rows(&self.rows.iter().map(row).collect::<Vec<_>>())
     }
 
-    fn parts_job(&self, bench: &Bench, candidate: &'static Candidate, unroll: Option<u32>) -> Job {
+    pub fn parts_job(&self, bench: &Bench, candidate: &'static Candidate, unroll: Option<u32>) -> Job {
         let Shape { heads, kv, size, types } = self.shape;
         let lanes = bench.lanes();
+        // A lane reads four elements at once, or eight of a quantised type.
+        let block = [types.0, types.1].map(|kind| KV_FORMATS[kind as usize].block).into_iter().max();
+        let loads = size as u32 / if block > Some(1) { 8 } else { 4 };
         let mut split = 1;
-        while split < 8 && split * 2 <= lanes && (size as u32 / 4).is_multiple_of(split * 2) {
+        while split < 8 && split * 2 <= lanes && loads.is_multiple_of(split * 2) {
             split *= 2;
         }
         let size_ = size as u32;
@@ -174,15 +177,28 @@ impl Scene {
     }
 
     /// The device's result, [row][head][size].
-    fn run(&self, bench: &Bench, way: Way) -> Check<Vec<f32>> {
+    pub fn run(&self, bench: &Bench, way: Way) -> Check<Vec<f32>> {
         let part = self.parts_job(bench, way.0, None).on(bench)?.words("part").to_vec();
         let out = if (self.shape.heads * self.shape.size).is_multiple_of(32) { 3 } else { 1 };
         Ok(self.combine_job(bench, way.1, part, out).on(bench)?.floats("y"))
     }
 
+    /// Values as a pool of a type holds them.
+    fn held(&self, values: &[f32], kind: u32) -> Vec<f32> {
+        let (format, size) = (&KV_FORMATS[kind as usize], self.shape.size);
+        let mut words = vec![0; BLOCK * format.row_words(size)];
+        let pool = Words::new(&mut words);
+        let held = values.chunks_exact(size).flat_map(|head| {
+            format.store(pool, 0, 1, head);
+            (0..size).map(|i| format.load(pool, 0, 1, size, i)).collect::<Vec<_>>()
+        });
+        held.collect()
+    }
+
     /// Softmax attention in f64, and how far an element may be from it.
-    fn expected(&self) -> (Vec<f64>, Vec<f64>) {
+    pub fn expected(&self) -> (Vec<f64>, Vec<f64>) {
         let Shape { heads, kv, size, .. } = self.shape;
+        let (k, v) = (self.held(&self.k, self.shape.types.0), self.held(&self.v, self.shape.types.1));
         let (mut want, mut bound) = (Vec::new(), Vec::new());
         for (r, row) in self.rows.iter().enumerate() {
             for head in 0..heads {
@@ -191,7 +207,7 @@ impl Scene {
                     .map(|p| self.cell(row.session, head / (heads / kv), p))
                     .collect();
                 let product = |at: usize, f: fn(f64) -> f64| -> f64 {
-                    let terms = q.iter().zip(&self.k[at..at + size]);
+                    let terms = q.iter().zip(&k[at..at + size]);
                     terms.map(|(q, k)| f(f64::from(*q) * f64::from(*k))).sum::<f64>() * f64::from(self.scale)
                 };
                 let scores: Vec<f64> = cells.iter().map(|at| product(*at, |x| x)).collect();
@@ -209,7 +225,7 @@ impl Scene {
                     + 8.0 * (cells.len() as f64).sqrt() * unit;
                 for i in 0..size {
                     let values =
-                        || cells.iter().zip(&weights).map(|(at, w)| w * f64::from(self.v[at + i]) / total);
+                        || cells.iter().zip(&weights).map(|(at, w)| w * f64::from(v[at + i]) / total);
                     want.push(values().sum());
                     bound.push(2.0 * share * values().map(f64::abs).sum::<f64>());
                 }
@@ -218,14 +234,14 @@ impl Scene {
         (want, bound)
     }
 
-    fn check(&self, bench: &Bench, way: Way) -> Check {
+    pub fn check(&self, bench: &Bench, way: Way) -> Check {
         let (want, bound) = self.expected();
         within(&"attention", &self.run(bench, way)?, &want, &bound)
     }
 }
 
 /// A kernel of `attention` and one of `attention_combine`.
-type Way = (&'static Candidate, &'static Candidate);
+pub type Way = (&'static Candidate, &'static Candidate);
 
 const F32: (u32, u32) = (0, 0);
 const F16: (u32, u32) = (1, 1);
@@ -233,12 +249,12 @@ const F16: (u32, u32) = (1, 1);
 /// The shape that properties are shown with.
 const SMALL: Shape = Shape { heads: 4, kv: 2, size: 64, types: F32 };
 
-fn row(position: usize) -> Row {
+pub fn row(position: usize) -> Row {
     Row { session: 0, position, begin: 0 }
 }
 
 /// Rows around the edges of chunks, in two conversations, some with a window.
-fn rows() -> Vec<Row> {
+pub fn rows() -> Vec<Row> {
     let mut rows: Vec<Row> = [0, 1, 7, 126, 127, 128, 129, 255, 256, 299].into_iter().map(row).collect();
     rows.push(Row { session: 1, position: 200, begin: 0 });
     for (position, begin) in [(250, 250), (130, 127), (260, 128), (299, 129), (140, 5)] {
@@ -247,7 +263,7 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-fn as_bits(values: &[f32]) -> Vec<u32> {
+pub fn as_bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
@@ -382,7 +398,7 @@ fn properties(list: &mut List<'_>, way: Way) {
     });
 }
 
-fn kinds(types: (u32, u32)) -> String {
+pub fn kinds(types: (u32, u32)) -> String {
     format!("types {}-{}", types.0, types.1)
 }
 

@@ -3,6 +3,7 @@
 use half::f16;
 use vkllm_shaders::ops::heads::{CANDIDATES, Push};
 use vkllm_shaders::records::StepRow;
+use vkllm_shaders::reference::kv::KV_FORMATS;
 use vkllm_shaders::select::Candidate;
 
 use super::compare::{bits, within_groups};
@@ -14,18 +15,18 @@ const POSITIONS: usize = 300;
 
 /// Sizes and switches.
 #[derive(Clone, Copy, Debug)]
-struct Shape {
-    heads: usize,
-    kv: usize,
-    size: usize,
-    rot: usize,
-    pairing: u32,
-    norm: u32,
-    q_scale: u32,
-    types: (u32, u32),
+pub struct Shape {
+    pub heads: usize,
+    pub kv: usize,
+    pub size: usize,
+    pub rot: usize,
+    pub pairing: u32,
+    pub norm: u32,
+    pub q_scale: u32,
+    pub types: (u32, u32),
 }
 
-const PLAIN: Shape =
+pub const PLAIN: Shape =
     Shape { heads: 4, kv: 2, size: 64, rot: 64, pairing: 2, norm: 0, q_scale: 0, types: (0, 0) };
 
 /// Cosines and sines of every position in f64, rounded once.
@@ -36,16 +37,16 @@ fn rope_table(rot: usize) -> Vec<f32> {
         .collect()
 }
 
-struct Inputs {
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    rope: Vec<f32>,
-    positions: Vec<usize>,
+pub struct Inputs {
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    pub rope: Vec<f32>,
+    pub positions: Vec<usize>,
 }
 
 impl Inputs {
-    fn new(rng: &mut Rng, shape: &Shape, positions: &[usize]) -> Self {
+    pub fn new(rng: &mut Rng, shape: &Shape, positions: &[usize]) -> Self {
         let rows = positions.len();
         Inputs {
             q: rng.normals(rows * shape.heads * shape.size),
@@ -58,7 +59,7 @@ impl Inputs {
 }
 
 /// Rows belong to conversations of their own, two blocks table entries apart.
-fn job(bench: &Bench, candidate: &'static Candidate, shape: &Shape, inputs: &Inputs) -> Job {
+pub fn job(bench: &Bench, candidate: &'static Candidate, shape: &Shape, inputs: &Inputs) -> Job {
     let Shape { heads, kv, size, rot, pairing, norm, q_scale, types } = *shape;
     let rows = inputs.positions.len();
     let chunks = POSITIONS.div_ceil(128);
@@ -97,7 +98,7 @@ fn job(bench: &Bench, candidate: &'static Candidate, shape: &Shape, inputs: &Inp
         ("K_TYPE", types.0),
         ("V_TYPE", types.1),
     ];
-    let cells = blocks * kv * 128 * size;
+    let pool = |kind: u32| blocks * kv * 128 * KV_FORMATS[kind as usize].row_words(size);
     // One row and one head more than there are: they have nothing to do.
     let grid = [(heads + 2 * kv) as u32 + 1, rows as u32 + 1, 1];
     Job::new(candidate, &specs, &push, grid)
@@ -110,8 +111,8 @@ fn job(bench: &Bench, candidate: &'static Candidate, shape: &Shape, inputs: &Inp
         .floats("q_scale", &scales)
         .words("rows", step_rows(&records))
         .words("block_table", table)
-        .output("k_cache", cells / (1 + types.0 as usize))
-        .output("v_cache", cells / (1 + types.1 as usize))
+        .output("k_cache", pool(types.0))
+        .output("v_cache", pool(types.1))
 }
 
 /// What was written to a pool, as f64, and which words were.
@@ -174,7 +175,7 @@ pub fn list(list: &mut List<'_>) {
     }
 }
 
-fn name(shape: &Shape) -> String {
+pub fn name(shape: &Shape) -> String {
     let Shape { heads, kv, size, rot, pairing, norm, q_scale, types } = shape;
     format!(
         "heads {heads} kv {kv} size {size} rot {rot} pairing {pairing} norm {norm} scale {q_scale} types {}-{}",

@@ -8,6 +8,7 @@ mod attention;
 pub mod compare;
 mod heads;
 mod job;
+mod kv;
 mod linear;
 mod lookup;
 mod random;
@@ -147,6 +148,7 @@ pub fn cases(caps: &Caps) -> Vec<Case> {
     rows::list(&mut list);
     heads::list(&mut list);
     attention::list(&mut list);
+    kv::list(&mut list);
     linear::list(&mut list);
     sampling::list(&mut list);
     list.cases

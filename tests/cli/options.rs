@@ -28,7 +28,10 @@ fn values_outside_their_range() {
     run(&["--frequency-penalty", "-101"]).refuses(2, &["frequency penalty", "-101"]);
     run(&["--repeat-last-n", "4000000000"]).refuses(2, &["4000000000"]);
     run(&["-b", "0"]).refuses(2, &["0"]);
-    run(&["-ctk", "q4_0"]).refuses(2, &["--cache-type-k", "q4_0", "f32", "f16"]);
+    run(&["-ctk", "q6_k"]).refuses(2, &["--cache-type-k", "q6_k", "f32", "bf16", "q8_0", "iq4_nl"]);
+    // The built-in model has heads of 8.
+    run(&["-ctk", "q8_0"]).refuses(2, &["cached keys", "8 elements", "q8_0", "32", "f32, f16, bf16"]);
+    run(&["-ctk", "bf16", "-ctv", "f32"]).succeeds();
     run(&["-ctv", "f64"]).refuses(2, &["--cache-type-v", "f64"]);
     run(&["--caps", "fp16"]).refuses(2, &["--caps", "minus:"]);
     run(&["--caps", "minus:wings"]).refuses(2, &["wings", "fp16"]);

@@ -2,6 +2,7 @@
 
 mod bits;
 mod golden;
+mod kv;
 mod story;
 
 use std::path::PathBuf;

@@ -13,6 +13,8 @@ mod tests;
 
 use half::f16;
 
+pub(crate) use small::NON_LINEAR;
+
 /// A block format: `block` weights in `bytes` bytes.
 pub struct Format {
     /// Lower-case name, the value of the axis `FORMAT`.

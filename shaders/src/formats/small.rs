@@ -3,8 +3,7 @@
 use super::{Format, SPREAD, either_sign, fill, half_at, nibble, put_half, u32_at, wobble};
 
 /// Values of the 4-bit codes of iq4_nl and iq4_xs (ggml's non-linear table).
-pub(super) const NON_LINEAR: [i8; 16] =
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub const NON_LINEAR: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Twice the values of e2m1 codes, the elements of MXFP4 (OCP Microscaling Formats 1.0).
 const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];

@@ -1,9 +1,9 @@
 //! Attention of each row and head over each chunk of positions.
 
-use half::f16;
-use vkllm_runtime::{Call, Words};
+use vkllm_runtime::Call;
 
 use super::KV_BLOCK;
+use super::kv::KV_FORMATS;
 use crate::ops::attention::Push;
 
 /// Per row, head and visible chunk: maximum score, sum of exponentials, weighted sum of values. The parts of
@@ -12,6 +12,7 @@ pub fn attention(call: &Call<'_>) {
     let push = call.push::<Push>();
     let spec = |name| call.spec(name).unwrap_or(0) as usize;
     let (head, head_v) = (spec("HEAD"), spec("HEAD_V"));
+    let (k_type, v_type) = (&KV_FORMATS[spec("K_TYPE")], &KV_FORMATS[spec("V_TYPE")]);
     let (q, rows, part) = (call.arg("q"), call.arg("rows"), call.arg("part"));
     let (n_head, n_kv, chunks) = (push.n_head as usize, push.n_kv as usize, push.chunks_max as usize);
     for row in 0..push.row_count as usize {
@@ -22,13 +23,14 @@ pub fn attention(call: &Call<'_>) {
         {
             let visible = begin.max(chunk * KV_BLOCK)..=position.min(chunk * KV_BLOCK + KV_BLOCK - 1);
             let block = call.arg("block_table").u32(table + chunk) as usize;
-            let base = (block * n_kv + h / (n_head / n_kv)) * KV_BLOCK;
-            let slots: Vec<usize> = visible.map(|p| base + p % KV_BLOCK).collect();
+            let tile = (block * n_kv + h / (n_head / n_kv)) * KV_BLOCK;
+            let (k_tile, v_tile) = (tile * k_type.row_words(head), tile * v_type.row_words(head_v));
+            let slots: Vec<usize> = visible.map(|p| p % KV_BLOCK).collect();
             let scores: Vec<f64> = slots
                 .iter()
-                .map(|slot| {
+                .map(|&slot| {
                     let query = |i: usize| f64::from(q.f32(row * push.q_stride as usize + h * head + i));
-                    let key = |i: usize| element(call.arg("k_cache"), slot * head + i, spec("K_TYPE"));
+                    let key = |i: usize| f64::from(k_type.load(call.arg("k_cache"), k_tile, slot, head, i));
                     (0..head).map(|i| query(i) * key(i)).sum::<f64>() * f64::from(push.scale)
                 })
                 .collect();
@@ -38,15 +40,11 @@ pub fn attention(call: &Call<'_>) {
             part.set_f32(at, top as f32);
             part.set_f32(at + 1, weights.iter().sum::<f64>() as f32);
             for i in 0..head_v {
-                let value = |slot: usize| element(call.arg("v_cache"), slot * head_v + i, spec("V_TYPE"));
+                let value =
+                    |slot: usize| f64::from(v_type.load(call.arg("v_cache"), v_tile, slot, head_v, i));
                 let sum: f64 = slots.iter().zip(&weights).map(|(&slot, weight)| weight * value(slot)).sum();
                 part.set_f32(at + 2 + i, sum as f32);
             }
         }
     }
-}
-
-/// Element of a pool of type 0 (f32) or 1 (f16).
-fn element(cache: Words<'_>, index: usize, kind: usize) -> f64 {
-    if kind == 0 { f64::from(cache.f32(index)) } else { f16::from_bits(cache.u16(index)).to_f64() }
 }

@@ -1,9 +1,9 @@
 //! Heads of a row on their way from projection to attention.
 
-use half::f16;
 use vkllm_runtime::{Call, Words};
 
 use super::KV_BLOCK;
+use super::kv::KV_FORMATS;
 use crate::ops::heads::Push;
 
 /// Norm, RoPE and scale of q in place; norm and RoPE of k, and plain v, into the KV pools.
@@ -16,7 +16,9 @@ pub fn heads(call: &Call<'_>) {
         let position = rows.u32(row * 8 + 1) as usize;
         let block =
             call.arg("block_table").u32(rows.u32(row * 8 + 2) as usize + position / KV_BLOCK) as usize;
-        let cell = |kv, size| ((block * n_kv + kv) * KV_BLOCK + position % KV_BLOCK) * size;
+        let (k_type, v_type) = (&KV_FORMATS[spec("K_TYPE")], &KV_FORMATS[spec("V_TYPE")]);
+        let tile = |kv, row_words| (block * n_kv + kv) * KV_BLOCK * row_words;
+        let slot = position % KV_BLOCK;
         for h in 0..push.n_head as usize {
             let at = row * push.q_stride as usize + h * head;
             let scale = if spec("QSCALE") == 1 { f64::from(call.arg("q_scale").f32(position)) } else { 1.0 };
@@ -28,9 +30,11 @@ pub fn heads(call: &Call<'_>) {
         for h in 0..n_kv {
             let k = load(call.arg("k"), row * push.k_stride as usize + h * head, head);
             let k = turned(call, k, "k_norm", push.eps, position);
-            store(call.arg("k_cache"), cell(h, head), &k, spec("K_TYPE"));
+            let tile_at = tile(h, k_type.row_words(head));
+            k_type.store(call.arg("k_cache"), tile_at, slot, &narrow(&k));
             let v = load(call.arg("v"), row * push.v_stride as usize + h * head_v, head_v);
-            store(call.arg("v_cache"), cell(h, head_v), &v, spec("V_TYPE"));
+            let tile_at = tile(h, v_type.row_words(head_v));
+            v_type.store(call.arg("v_cache"), tile_at, slot, &narrow(&v));
         }
     }
 }
@@ -39,14 +43,8 @@ fn load(words: Words<'_>, at: usize, len: usize) -> Vec<f64> {
     (at..at + len).map(|i| f64::from(words.f32(i))).collect()
 }
 
-/// Stores into a pool of type 0 (f32) or 1 (f16, saturating).
-fn store(cache: Words<'_>, at: usize, values: &[f64], kind: usize) {
-    for (i, &value) in values.iter().enumerate() {
-        match kind {
-            0 => cache.set_f32(at + i, value as f32),
-            _ => cache.set_u16(at + i, f16::from_f32((value as f32).clamp(-65504.0, 65504.0)).to_bits()),
-        }
-    }
+fn narrow(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|value| *value as f32).collect()
 }
 
 /// Norm and rotation of one head.

@@ -7,6 +7,7 @@ pub mod embed;
 pub mod gather;
 pub mod glu;
 pub mod heads;
+pub mod kv;
 pub mod linear;
 pub mod quantize;
 pub mod rms_norm;
