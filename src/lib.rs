@@ -50,9 +50,9 @@ pub use sample::SamplerOptions;
 pub use session::{Event, Finish, GenerateOptions, Generation, Session, Stats, Token};
 pub use vkllm_runtime::{
     Caps, Device, DeviceInfo, DeviceKind, DeviceOptions, Executable, Inspector, Kernel, Need, Selector,
-    Validation,
+    Simulated, Validation,
 };
-pub use weights::{LoadReport, Progress};
+pub use weights::{LoadMode, LoadReport, Progress};
 
 /// Hash of the compiled shaders this library was built with.
 pub const SHADER_HASH: &str = vkllm_shaders::SHADER_HASH;

@@ -9,12 +9,16 @@ use crate::memory::Storage;
 /// What a buffer is for; decides the kind of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Usage {
-    /// Constant data that kernels read: written once by the host, device-local.
+    /// Constant data that kernels read: device-local, and visible to the host where all of the device's memory is.
     Constant,
-    /// Data that kernels read and write, and the host may write between submissions.
+    /// Data that only kernels touch: device-local.
+    Local,
+    /// Small data that kernels read and write, and the host may write between submissions.
     Shared,
     /// Results that the host reads: host-cached where the device has such memory.
     Readback,
+    /// Data on their way to or from memory that the host cannot see.
+    Staging,
 }
 
 /// A piece of device memory with a name; freed when the last handle and the last submission using it are gone.
@@ -83,6 +87,11 @@ impl Buffer {
     /// Whether the host can write the memory directly.
     pub fn is_host_visible(&self) -> bool {
         self.inner.storage.is_host_visible()
+    }
+
+    /// Whether its memory was lent by the host: kernels may not write it.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.storage.is_read_only()
     }
 
     fn check(&self, offset: u64, len: u64) -> Result<(), Error> {

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::error::Error;
+use crate::simulate::Simulated;
+
 /// An optional device feature a kernel may need; derived from its SPIR-V capabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Need {
@@ -110,6 +113,22 @@ pub struct HeapInfo {
     pub device_local: bool,
     /// Some memory type of the heap can be mapped.
     pub host_visible: bool,
+    /// Vulkan's number of the heap.
+    pub index: usize,
+}
+
+/// One kind of memory that buffers may live in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryType {
+    /// Vulkan's number of the type.
+    pub index: u32,
+    /// Position in [`Caps::heaps`].
+    pub heap: usize,
+    pub device_local: bool,
+    pub host_visible: bool,
+    /// The host need not flush what it wrote nor invalidate what it reads.
+    pub coherent: bool,
+    pub cached: bool,
 }
 
 /// Limits and features of one device.
@@ -144,6 +163,13 @@ pub struct Caps {
     /// Nanoseconds per timestamp tick; `None` when the queue has no timestamps.
     pub timestamp_period: Option<f32>,
     pub heaps: Vec<HeapInfo>,
+    pub memory: Vec<MemoryType>,
+    /// Ranges of memory that is not coherent are flushed in multiples of this.
+    pub flush_alignment: u64,
+    /// Host memory can be imported at multiples of this; `None` when the device cannot do it.
+    pub import_alignment: Option<u64>,
+    /// What the device was made to look like.
+    pub simulated: Vec<Simulated>,
     /// Hash of driver, version and device; keys caches.
     pub uuid: [u8; 32],
 }
@@ -153,10 +179,19 @@ impl Caps {
         self.has.contains(&need)
     }
 
-    /// True when weights can live in memory that is both device-local and visible to the host.
-    pub fn is_unified(&self) -> bool {
+    /// True when host and device have one memory, whatever heaps it is divided into.
+    pub fn shares_memory(&self) -> bool {
         matches!(self.kind, DeviceKind::Integrated | DeviceKind::Cpu | DeviceKind::Reference)
-            || self.heaps.iter().any(|h| h.device_local && h.host_visible && h.size > (1 << 30))
+    }
+
+    /// Refuses a buffer that is larger than the device allows.
+    pub(crate) fn check_buffer(&self, name: &str, size: u64) -> Result<(), Error> {
+        let allowed = self.max_buffer.min(self.max_allocation);
+        if size <= allowed {
+            return Ok(());
+        }
+        let what = format!("the size of buffer {name}");
+        Err(Error::Limit { device: self.name.clone(), what, found: size, allowed })
     }
 
     /// The reference device: it can do everything, slowly.
@@ -182,6 +217,10 @@ impl Caps {
             max_push: 128,
             timestamp_period: None,
             heaps: Vec::new(),
+            memory: Vec::new(),
+            flush_alignment: 1,
+            import_alignment: None,
+            simulated: Vec::new(),
             uuid: [0; 32],
         }
     }

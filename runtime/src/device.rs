@@ -1,21 +1,25 @@
 //! A device: a Vulkan device with one compute queue, or the CPU reference, behind the same methods.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::arena::Arena;
 use crate::buffer::{Buffer, Inner, Usage};
 use crate::caps::{Caps, Need};
+use crate::choose::choose;
 use crate::encode::{Encoded, Fence, constant_bytes};
 use crate::error::Error;
 use crate::hazard::between;
-use crate::memory::{Storage, VulkanBuffer};
-use crate::pipeline::Pipelines;
+use crate::memory::{HostMemory, Storage, VulkanBuffer, counters};
+use crate::physical;
+use crate::pipeline::{PipelineTime, Pipelines};
 use crate::recording::Recording;
 use crate::reference::Program;
+use crate::simulate::Simulated;
 use crate::submit::{Ticket, Timeline};
 use crate::trace::Times;
-use crate::vulkan::{self, Context, Message, Validation, lock};
+use crate::vulkan::{Context, Message, Validation, lock};
 
 /// Which device to open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,17 +42,33 @@ pub struct DeviceOptions {
     pub validation: Validation,
     /// Features to treat as absent.
     pub minus: Vec<Need>,
+    /// What the device is made to look like, for tests.
+    pub simulate: Vec<Simulated>,
     /// Subgroup size to run with, within the device's range.
     pub subgroup: Option<u32>,
     /// Folder of the pipeline cache; none without it.
     pub cache_dir: Option<PathBuf>,
+    /// What the cache belongs to besides the driver, such as a hash of all shaders: another one starts anew.
+    pub cache_key: String,
+}
+
+impl DeviceOptions {
+    /// Takes away what the device is not to have.
+    pub(crate) fn restrict(&self, caps: &mut Caps) {
+        caps.has.retain(|need| !self.minus.contains(need));
+        for simulated in &self.simulate {
+            simulated.apply(caps);
+        }
+    }
 }
 
 /// How to compile a recording.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct CompileOptions {
+pub struct CompileOptions<'a> {
     /// Measure every command, not only the whole.
     pub label_times: bool,
+    /// Where transients live; memory of its own without one.
+    pub arena: Option<&'a Arena>,
     /// Leaves out the n-th inferred barrier. Exists so that tests can show that a missing barrier is noticed.
     pub omit_barrier: Option<usize>,
 }
@@ -78,6 +98,8 @@ impl Drop for Gpu {
 enum Backend {
     Vulkan(Arc<Gpu>),
     Reference(Box<Caps>),
+    /// Counts the bytes of each heap and takes none.
+    Planner(Box<Caps>, Vec<AtomicU64>),
 }
 
 /// An open device. Cloning gives another handle to the same one.
@@ -104,7 +126,7 @@ impl Device {
     ///
     /// Errors: [`Error::NoLoader`], [`Error::NoDevice`].
     pub fn list() -> Result<Vec<DeviceInfo>, Error> {
-        vulkan::list()
+        physical::list()
     }
 
     /// Opens a device.
@@ -113,11 +135,11 @@ impl Device {
     pub fn open(options: &DeviceOptions) -> Result<Self, Error> {
         let backend = if options.selector == Selector::Reference {
             let mut caps = Caps::reference();
-            caps.has.retain(|need| !options.minus.contains(need));
+            options.restrict(&mut caps);
             Backend::Reference(Box::new(caps))
         } else {
             let context = Arc::new(Context::open(options, false)?);
-            let pipelines = Pipelines::new(&context, options.cache_dir.as_deref())?;
+            let pipelines = Pipelines::new(&context, options.cache_dir.as_deref(), &options.cache_key)?;
             let timeline = Arc::new(Timeline::new(&context)?);
             let fence = Fence::new(&context)?;
             Backend::Vulkan(Arc::new(Gpu { timeline, fence, pipelines, context }))
@@ -125,10 +147,39 @@ impl Device {
         Ok(Device { backend: Arc::new(backend) })
     }
 
+    /// A device that only counts: its buffers have no memory, and what is recorded on them cannot be compiled.
+    pub fn planner(caps: Caps) -> Self {
+        let taken = counters(caps.heaps.len());
+        Device { backend: Arc::new(Backend::Planner(Box::new(caps), taken)) }
+    }
+
+    /// Whether it only counts.
+    pub fn is_planner(&self) -> bool {
+        matches!(&*self.backend, Backend::Planner(..))
+    }
+
     pub fn caps(&self) -> &Caps {
         match &*self.backend {
             Backend::Vulkan(gpu) => &gpu.context.caps,
-            Backend::Reference(caps) => caps,
+            Backend::Reference(caps) | Backend::Planner(caps, _) => caps,
+        }
+    }
+
+    /// Bytes that living buffers take from each of [`Caps::heaps`]; empty on the reference device.
+    pub fn taken(&self) -> Vec<u64> {
+        let taken = match &*self.backend {
+            Backend::Vulkan(gpu) => &gpu.context.taken[..],
+            Backend::Reference(_) => &[],
+            Backend::Planner(_, taken) => taken,
+        };
+        taken.iter().map(|bytes| bytes.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Bytes of each of [`Caps::heaps`] that this process may still take; `None` where the driver does not tell.
+    pub fn free(&self) -> Option<Vec<u64>> {
+        match &*self.backend {
+            Backend::Vulkan(gpu) => gpu.context.free(),
+            Backend::Reference(_) | Backend::Planner(..) => None,
         }
     }
 
@@ -151,17 +202,49 @@ impl Device {
                 memory.resize(words, 0);
                 Storage::Host(Mutex::new(memory))
             }
+            Backend::Planner(caps, taken) => {
+                caps.check_buffer(&name, size)?;
+                let heap = choose(caps, usage).first().map_or(0, |kind| kind.heap);
+                taken[heap].fetch_add(size.next_multiple_of(256), Ordering::Relaxed);
+                Storage::Planned
+            }
         };
         Ok(Buffer { inner: Arc::new(Inner { name, size, usage, storage }) })
+    }
+
+    /// Lets kernels read `len` bytes of the host's memory from `offset`, without a copy. Address, offset and length are
+    /// multiples of [`Caps::import_alignment`]; the last may reach to the end of the memory's last page.
+    ///
+    /// Errors: [`Error::Import`] with why the device or its driver refuses.
+    pub fn import(
+        &self,
+        name: impl Into<String>,
+        memory: &Arc<dyn HostMemory>,
+        offset: u64,
+        len: u64,
+    ) -> Result<Buffer, Error> {
+        let name = name.into();
+        let storage = match &*self.backend {
+            Backend::Vulkan(gpu) => {
+                Storage::Vulkan(VulkanBuffer::import(&gpu.context, &name, memory, offset, len)?)
+            }
+            Backend::Planner(..) => Storage::Planned,
+            Backend::Reference(_) => {
+                let reason = "the reference device has memory of its own only".to_owned();
+                return Err(Error::Import { what: name, reason });
+            }
+        };
+        Ok(Buffer { inner: Arc::new(Inner { name, size: len, usage: Usage::Constant, storage }) })
     }
 
     /// Places transients, infers barriers and encodes the recording.
     ///
     /// Errors: what the device cannot do or hold.
-    pub fn compile(&self, recording: &Recording, options: &CompileOptions) -> Result<Compiled, Error> {
+    pub fn compile(&self, recording: &Recording, options: &CompileOptions<'_>) -> Result<Compiled, Error> {
         let work = match &*self.backend {
             Backend::Vulkan(gpu) => Work::Vulkan(Encoded::new(gpu, recording, options)?),
             Backend::Reference(_) => Work::Reference(Program::new(recording)),
+            Backend::Planner(..) => return Err(planned(&recording.name)),
         };
         Ok(Compiled {
             name: recording.name.as_str().into(),
@@ -186,6 +269,7 @@ impl Device {
     fn submit_parts(&self, parts: &[&Compiled], fenced: bool) -> Result<Ticket, Error> {
         let doing: Arc<str> = parts.first().map_or_else(|| "nothing".into(), |part| Arc::clone(&part.name));
         match &*self.backend {
+            Backend::Planner(..) => Err(planned(&doing)),
             Backend::Reference(_) => {
                 for part in parts {
                     match &part.work {
@@ -235,7 +319,7 @@ impl Device {
     pub fn messages(&self) -> Arc<Mutex<Vec<Message>>> {
         match &*self.backend {
             Backend::Vulkan(gpu) => Arc::clone(&gpu.context.log),
-            Backend::Reference(_) => Arc::default(),
+            Backend::Reference(_) | Backend::Planner(..) => Arc::default(),
         }
     }
 
@@ -244,12 +328,39 @@ impl Device {
         std::mem::take(&mut *lock(&self.messages()))
     }
 
+    /// Compiles the pipelines that recordings need and that are not there yet, several at once. `progress` is called with
+    /// (pipelines done, pipelines in all).
+    ///
+    /// Errors: kernels that need what the device lacks, the driver's.
+    pub fn prepare(
+        &self,
+        recordings: &[&Recording],
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<(), Error> {
+        match &*self.backend {
+            Backend::Vulkan(gpu) => gpu.pipelines.prepare(recordings, progress),
+            Backend::Reference(_) | Backend::Planner(..) => Ok(()),
+        }
+    }
+
+    /// The pipelines made so far, in the order in which they became ready.
+    pub fn pipelines(&self) -> Vec<PipelineTime> {
+        match &*self.backend {
+            Backend::Vulkan(gpu) => gpu.pipelines.times(),
+            Backend::Reference(_) | Backend::Planner(..) => Vec::new(),
+        }
+    }
+
     /// Writes the pipeline cache to disk, if it has a folder and is not there yet.
     pub fn save_pipelines(&self) {
         if let Backend::Vulkan(gpu) = &*self.backend {
             gpu.pipelines.save();
         }
     }
+}
+
+fn planned(name: &str) -> Error {
+    Error::Recording { label: name.to_owned(), reason: "a planner only counts".into() }
 }
 
 fn foreign(part: &Compiled) -> Error {

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ash::vk;
 
-use crate::buffer::{Buffer, Inner, Memory, Usage, View};
+use crate::arena::Arena;
+use crate::buffer::{Buffer, Memory, Usage, View};
 use crate::device::{CompileOptions, Gpu};
 use crate::error::Error;
 use crate::hazard::{Edges, Range, Touches, barriers, edges};
-use crate::memory::{Storage, VulkanBuffer};
+use crate::memory::Storage;
 use crate::pipeline::Pipeline;
-use crate::place::{Lifetime, place};
 use crate::recording::{Command, Dispatch, Grid, Recording};
 use crate::trace::{LabelTime, Times, spans};
 use crate::vulkan::{Context, failed};
@@ -94,36 +94,19 @@ impl Resolver<'_> {
     }
 }
 
-fn lifetimes(recording: &Recording) -> Vec<Option<Lifetime>> {
-    let mut lives: Vec<Option<Lifetime>> = vec![None; recording.transients.len()];
-    for (at, command) in recording.commands.iter().enumerate() {
-        for (view, _, _) in command.accesses() {
-            if let Memory::Transient(index) = view.memory {
-                let index = index as usize;
-                let size = recording.transients[index].size;
-                lives[index].get_or_insert(Lifetime { size, first: at, last: at }).last = at;
-            }
-        }
-    }
-    lives
-}
-
 impl Encoded {
     pub(crate) fn new(
         gpu: &Arc<Gpu>,
         recording: &Recording,
-        options: &CompileOptions,
+        options: &CompileOptions<'_>,
     ) -> Result<Self, Error> {
         let context = &gpu.context;
-        let align = context.caps.offset_alignment.max(256);
-        let (offsets, arena_size) = place(&lifetimes(recording), align);
+        let (offsets, arena_size) = recording.placed(&context.caps);
         let arena = match arena_size {
             0 => None,
             size => {
-                let size = size.next_multiple_of(4);
-                let name = format!("arena of {}", recording.name);
-                let storage = Storage::Vulkan(VulkanBuffer::new(context, &name, size, Usage::Shared)?);
-                Some(Buffer { inner: Arc::new(Inner { name, size, usage: Usage::Shared, storage }) })
+                let own = Arena::default();
+                Some(options.arena.unwrap_or(&own).buffer(context, &recording.name, size)?)
             }
         };
         let resolver = Resolver { context, offsets: &offsets, arena: arena.as_ref() };
@@ -179,7 +162,7 @@ impl Encoded {
         Ok(encoded)
     }
 
-    fn create_pools(&mut self, recording: &Recording, options: &CompileOptions) -> Result<(), Error> {
+    fn create_pools(&mut self, recording: &Recording, options: &CompileOptions<'_>) -> Result<(), Error> {
         let context = &self.gpu.context;
         let device = &context.device;
         let pool = vk::CommandPoolCreateInfo::default().queue_family_index(context.family);
@@ -221,7 +204,7 @@ impl Encoded {
         recording: &Recording,
         resolver: &Resolver<'_>,
         before: &[bool],
-        options: &CompileOptions,
+        options: &CompileOptions<'_>,
     ) -> Result<(), Error> {
         let gpu = Arc::clone(&self.gpu);
         let context = &gpu.context;

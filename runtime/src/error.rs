@@ -24,6 +24,8 @@ pub enum Error {
     OutOfMemory { what: String, wanted: u64, detail: String },
     #[error("{what} is {found}, but {device} allows at most {allowed}")]
     Limit { device: String, what: String, found: u64, allowed: u64 },
+    #[error("{what} cannot be imported: {reason}")]
+    Import { what: String, reason: String },
     #[error("{call} failed: {result}")]
     Vulkan { call: &'static str, result: String },
     #[error("the device was lost during {doing}; the work submitted to it did not finish")]

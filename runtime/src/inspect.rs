@@ -8,8 +8,9 @@ use crate::caps::Caps;
 use crate::device::DeviceOptions;
 use crate::error::Error;
 use crate::kernel::Kernel;
+use crate::physical::text;
 use crate::pipeline::{Pipeline, Pipelines};
-use crate::vulkan::{Context, failed, text};
+use crate::vulkan::{Context, failed};
 
 /// One piece of machine code that a driver made of a pipeline.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +38,7 @@ impl Inspector {
     /// Errors: as [`crate::Device::open`].
     pub fn open(options: &DeviceOptions) -> Result<Self, Error> {
         let context = Arc::new(Context::open(options, true)?);
-        let pipelines = Pipelines::new(&context, options.cache_dir.as_deref())?;
+        let pipelines = Pipelines::new(&context, options.cache_dir.as_deref(), &options.cache_key)?;
         Ok(Inspector { pipelines, context })
     }
 

@@ -7,14 +7,16 @@
 //! * What a caller can get wrong by programming (a kernel with too few views, a view outside its buffer) is
 //!   checked when the dispatch is recorded and answered with [`Error::Recording`].
 //! * What depends on drivers and machines is a typed [`Error`]; nothing here panics on it, waits without end,
-//!   prints, reads the environment, or starts a thread.
+//!   prints or reads the environment. Only [`Device::prepare`] starts threads, and ends them.
 //! * Handles free themselves. A dropped buffer or compiled recording waits for the submissions that use it.
 
 #![deny(unsafe_code)]
 
+mod arena;
 mod buffer;
 mod call;
 mod caps;
+mod choose;
 mod device;
 #[allow(unsafe_code)]
 mod encode;
@@ -26,26 +28,35 @@ mod kernel;
 #[allow(unsafe_code)]
 mod memory;
 #[allow(unsafe_code)]
+mod physical;
+#[allow(unsafe_code)]
 mod pipeline;
 mod place;
 mod recording;
 mod reference;
+mod simulate;
 #[allow(unsafe_code)]
 mod submit;
 mod trace;
+mod transfer;
 #[allow(unsafe_code)]
 mod vulkan;
 
+pub use arena::Arena;
 pub use buffer::{Buffer, Memory, Usage, View};
 pub use call::{Call, Words};
-pub use caps::{Caps, DeviceKind, HeapInfo, Need};
+pub use caps::{Caps, DeviceKind, HeapInfo, MemoryType, Need};
 pub use device::{CompileOptions, Compiled, Device, DeviceInfo, DeviceOptions, Selector};
 pub use error::Error;
 pub use inspect::{Executable, Inspector};
 pub use kernel::{Access, Binding, Kernel, SpecConstant};
+pub use memory::HostMemory;
+pub use pipeline::PipelineTime;
 pub use recording::{Command, Dispatch, Grid, Recording};
+pub use simulate::Simulated;
 pub use submit::Ticket;
 pub use trace::{LabelTime, Times};
+pub use transfer::Uploader;
 pub use vulkan::{Message, Validation};
 
 /// Result of the runtime.

@@ -1,8 +1,10 @@
 //! Pipelines by kernel and specialisation values, and the driver's pipeline cache on disk under a checksum of our own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use ash::vk;
 use sha2::{Digest, Sha256};
@@ -10,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::caps::Need;
 use crate::error::Error;
 use crate::kernel::Kernel;
+use crate::recording::Recording;
 use crate::vulkan::{Context, failed, lock};
 
 /// First bytes of a cache file: name and version of its layout.
@@ -34,6 +37,20 @@ impl Drop for Pipeline {
     }
 }
 
+/// How long a pipeline took to make.
+#[derive(Clone, Debug)]
+pub struct PipelineTime {
+    pub kernel: &'static str,
+    /// Specialisation values by name.
+    pub specs: Vec<(&'static str, u32)>,
+    pub time: Duration,
+    /// Whether the driver found it in the cache; `None` where it does not tell.
+    pub cached: Option<bool>,
+}
+
+/// A pipeline that takes longer is named in a warning.
+const SLOW: Duration = Duration::from_secs(5);
+
 type Key = (&'static str, u64, Vec<u32>);
 
 /// All pipelines of a device.
@@ -41,17 +58,27 @@ pub(crate) struct Pipelines {
     context: Arc<Context>,
     cache: vk::PipelineCache,
     file: Option<PathBuf>,
+    /// Hash of driver, device and what else the file belongs to.
+    owner: [u8; 32],
     map: Mutex<HashMap<Key, Arc<Pipeline>>>,
+    times: Mutex<Vec<PipelineTime>>,
     // Number of pipelines when the file was read or written last.
     saved: Mutex<usize>,
 }
 
 impl Pipelines {
-    /// Reads the cache file of this driver under `folder`; a damaged or foreign one is ignored with a warning.
-    pub(crate) fn new(context: &Arc<Context>, folder: Option<&Path>) -> Result<Self, Error> {
-        let name: String = context.caps.uuid[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    /// Reads the cache file of this driver under `folder`; a damaged or foreign one is ignored with a warning. `key` is
+    /// what it belongs to besides: another one starts anew.
+    pub(crate) fn new(context: &Arc<Context>, folder: Option<&Path>, key: &str) -> Result<Self, Error> {
+        let caps = &context.caps;
+        let name: String = caps.uuid[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         let file = folder.map(|folder| folder.join(format!("pipelines-{name}.bin")));
-        let data = file.as_deref().and_then(|path| read_cache(path, &context.caps.uuid)).unwrap_or_default();
+        let mut hash = Sha256::new();
+        hash.update(caps.uuid);
+        hash.update(caps.subgroup.to_le_bytes());
+        hash.update(key);
+        let owner = hash.finalize().into();
+        let data = file.as_deref().and_then(|path| read_cache(path, &owner)).unwrap_or_default();
         let info = vk::PipelineCacheCreateInfo::default().initial_data(&data);
         // SAFETY: the device lives as long as the context; the data passed our checksum and are the driver's own.
         let cache = unsafe { context.device.create_pipeline_cache(&info, None) }
@@ -60,7 +87,9 @@ impl Pipelines {
             context: Arc::clone(context),
             cache,
             file,
+            owner,
             map: Mutex::default(),
+            times: Mutex::default(),
             saved: Mutex::new(0),
         })
     }
@@ -76,6 +105,66 @@ impl Pipelines {
         Ok(pipeline)
     }
 
+    /// Makes what recordings need and is not there yet, several at once.
+    pub(crate) fn prepare(
+        &self,
+        recordings: &[&Recording],
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<(), Error> {
+        let mut wanted: Vec<(&'static Kernel, Vec<u32>)> = Vec::new();
+        let mut seen = HashSet::new();
+        for dispatch in recordings.iter().flat_map(|recording| recording.dispatches()) {
+            let specs = dispatch.kernel.spec_values(&dispatch.specs, self.context.caps.subgroup);
+            if seen.insert((dispatch.kernel.name, specs.clone())) {
+                wanted.push((dispatch.kernel, specs));
+            }
+        }
+        // The longest first, so that none is left over at the end; long code takes long.
+        wanted.sort_by_key(|(kernel, _)| std::cmp::Reverse(kernel.spirv.len()));
+        let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let work = || -> Result<(), Error> {
+            while let Some((kernel, specs)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = self.get(kernel, specs) {
+                    next.store(wanted.len(), Ordering::Relaxed);
+                    return Err(error);
+                }
+                progress(done.fetch_add(1, Ordering::Relaxed) + 1, wanted.len());
+            }
+            Ok(())
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(wanted.len());
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let first = work();
+            others.into_iter().fold(first, |result, other| {
+                let crashed = || Error::Recording {
+                    label: "pipelines".into(),
+                    reason: "a compiling thread panicked".into(),
+                };
+                result.and(other.join().unwrap_or_else(|_| Err(crashed())))
+            })
+        })
+    }
+
+    /// What was made so far.
+    pub(crate) fn times(&self) -> Vec<PipelineTime> {
+        lock(&self.times).clone()
+    }
+
+    fn note(&self, kernel: &'static Kernel, specs: &[u32], time: Duration, cached: Option<bool>) {
+        if time > SLOW {
+            let seconds = time.as_secs();
+            tracing::warn!(
+                kernel = kernel.name,
+                ?specs,
+                seconds,
+                "the driver took long to compile a pipeline"
+            );
+        }
+        let specs = kernel.specs.iter().zip(specs).map(|(spec, value)| (spec.name, *value)).collect();
+        lock(&self.times).push(PipelineTime { kernel: kernel.name, specs, time, cached });
+    }
+
     /// A pipeline of its own, as `get` makes them, with creation flags.
     pub(crate) fn create(
         &self,
@@ -83,6 +172,7 @@ impl Pipelines {
         specs: &[u32],
         flags: vk::PipelineCreateFlags,
     ) -> Result<Pipeline, Error> {
+        let start = Instant::now();
         let context = &self.context;
         let device = &context.device;
         if let Some(&need) = kernel.needs.iter().find(|&&need| !context.caps.has(need)) {
@@ -130,6 +220,14 @@ impl Pipelines {
         let specialization =
             vk::SpecializationInfo::default().map_entries(&entries).data(bytemuck::cast_slice(specs));
         let value = |name| kernel.specs.iter().position(|spec| spec.name == name).map(|index| specs[index]);
+        if let Some(found) = value("WG").filter(|&wg| wg > context.caps.max_workgroup) {
+            return Err(Error::Limit {
+                device: context.caps.name.clone(),
+                what: format!("the workgroup of kernel {}", kernel.name),
+                found: u64::from(found),
+                allowed: u64::from(context.caps.max_workgroup),
+            });
+        }
         let subgroups = kernel.needs.contains(&Need::SubgroupBasic) || value("SG").is_some();
         let size = value("SG").unwrap_or(context.caps.subgroup);
         let mut required =
@@ -149,8 +247,14 @@ impl Pipelines {
             }
             stage = stage.push_next(&mut required);
         }
-        let info =
-            [vk::ComputePipelineCreateInfo::default().flags(flags).stage(stage).layout(pipeline.layout)];
+        let mut feedback = vk::PipelineCreationFeedback::default();
+        let mut told =
+            vk::PipelineCreationFeedbackCreateInfo::default().pipeline_creation_feedback(&mut feedback);
+        let info = [vk::ComputePipelineCreateInfo::default()
+            .flags(flags)
+            .stage(stage)
+            .layout(pipeline.layout)
+            .push_next(&mut told)];
         // SAFETY: everything `info` points to lives until the calls return; the module is not used afterwards.
         let created = unsafe {
             let created = device.create_compute_pipelines(self.cache, &info, None);
@@ -160,6 +264,12 @@ impl Pipelines {
         match created {
             Ok(handles) => {
                 pipeline.handle = handles[0];
+                let hit = vk::PipelineCreationFeedbackFlags::APPLICATION_PIPELINE_CACHE_HIT;
+                let cached = feedback
+                    .flags
+                    .contains(vk::PipelineCreationFeedbackFlags::VALID)
+                    .then(|| feedback.flags.contains(hit));
+                self.note(kernel, specs, start.elapsed(), cached);
                 Ok(pipeline)
             }
             Err((_, result)) => match failed("vkCreateComputePipelines")(result) {
@@ -189,7 +299,7 @@ impl Pipelines {
                 return;
             }
         };
-        if let Err(error) = write_cache(path, &self.context.caps.uuid, &data) {
+        if let Err(error) = write_cache(path, &self.owner, &data) {
             tracing::warn!(%error, path = %path.display(), "the pipeline cache could not be written");
         }
     }
@@ -204,7 +314,7 @@ impl Drop for Pipelines {
     }
 }
 
-/// File layout: magic (8), device hash (32), SHA-256 of the data (32), data.
+/// File layout: magic (8), hash of what it belongs to (32), SHA-256 of the data (32), data.
 fn read_cache(path: &Path, uuid: &[u8; 32]) -> Option<Vec<u8>> {
     let bytes = std::fs::read(path).ok()?;
     match check_cache(&bytes, uuid) {
@@ -222,7 +332,7 @@ fn check_cache<'a>(bytes: &'a [u8], uuid: &[u8; 32]) -> Result<&'a [u8], &'stati
         return Err("it does not begin like a pipeline cache of this version");
     }
     if head[8..40] != uuid[..] {
-        return Err("it belongs to another driver or device");
+        return Err("it belongs to another driver, device or version of the shaders");
     }
     if head[40..] != Sha256::digest(data)[..] {
         return Err("its checksum does not match");

@@ -1,9 +1,11 @@
 //! A recording: ordered work on views, as plain data. It can be printed, compared, run on the reference device or
 //! compiled to a command buffer; nothing in it changes from one submission to the next.
 
-use crate::buffer::{Memory, View};
+use crate::buffer::{Buffer, Memory, View};
+use crate::caps::Caps;
 use crate::error::Error;
 use crate::kernel::Kernel;
+use crate::place::{Lifetime, place};
 
 /// Largest push block, the minimum every Vulkan device offers.
 const MAX_PUSH: usize = 128;
@@ -123,7 +125,7 @@ impl Recording {
     pub fn copy(&mut self, label: impl Into<String>, src: View, dst: View) -> Result<(), Error> {
         let label = label.into();
         let fits = src.len == dst.len && [&src, &dst].iter().all(|v| v.offset % 4 == 0 && v.len % 4 == 0);
-        if !fits || !self.inside(&src) || !self.inside(&dst) {
+        if !fits || !self.inside(&src) || !self.inside(&dst) || read_only(&dst) {
             let reason = format!("cannot copy {} bytes to {} bytes", src.len, dst.len);
             return Err(Error::Recording { label, reason });
         }
@@ -134,7 +136,7 @@ impl Recording {
     /// Appends a fill.
     pub fn fill(&mut self, label: impl Into<String>, dst: View, word: u32) -> Result<(), Error> {
         let label = label.into();
-        if !(dst.offset | dst.len).is_multiple_of(4) || !self.inside(&dst) {
+        if !(dst.offset | dst.len).is_multiple_of(4) || !self.inside(&dst) || read_only(&dst) {
             let reason = format!("cannot fill bytes {}..+{}", dst.offset, dst.len);
             return Err(Error::Recording { label, reason });
         }
@@ -144,6 +146,35 @@ impl Recording {
 
     pub fn commands(&self) -> &[Command] {
         &self.commands
+    }
+
+    /// The dispatches, in order.
+    pub(crate) fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
+        self.commands.iter().filter_map(|command| match command {
+            Command::Dispatch(dispatch) => Some(dispatch),
+            _ => None,
+        })
+    }
+
+    /// Where the transients lie in their arena, and its bytes.
+    pub(crate) fn placed(&self, caps: &Caps) -> (Vec<u64>, u64) {
+        let mut lives: Vec<Option<Lifetime>> = vec![None; self.transients.len()];
+        for (at, command) in self.commands.iter().enumerate() {
+            for (view, _, _) in command.accesses() {
+                if let Memory::Transient(index) = view.memory {
+                    let index = index as usize;
+                    let size = self.transients[index].size;
+                    lives[index].get_or_insert(Lifetime { size, first: at, last: at }).last = at;
+                }
+            }
+        }
+        let (offsets, size) = place(&lives, caps.offset_alignment.max(256));
+        (offsets, size.next_multiple_of(4))
+    }
+
+    /// Bytes that the transients take together on a device.
+    pub fn arena_bytes(&self, caps: &Caps) -> u64 {
+        self.placed(caps).1
     }
 
     fn memory_name<'a>(&'a self, view: &'a View) -> &'a str {
@@ -176,6 +207,9 @@ impl Recording {
                 let of = self.memory_name(view);
                 return Err(format!("view {name}, bytes {offset}..+{len} of {of}, is empty or leaves it"));
             }
+            if binding.access.writes() && read_only(view) {
+                return Err(format!("view {name} would be written, but its memory is only lent"));
+            }
             if view.offset % u64::from(binding.stride.max(4)) != 0 {
                 let stride = binding.stride;
                 return Err(format!(
@@ -191,4 +225,8 @@ impl Recording {
         }
         Ok(())
     }
+}
+
+fn read_only(view: &View) -> bool {
+    view.buffer().is_some_and(Buffer::is_read_only)
 }

@@ -1,15 +1,17 @@
 //! The Vulkan context: loader, instance, one device with one compute queue, and the messages of validation layers.
 
 use std::ffi::{CStr, CString, c_void};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ash::vk;
 use gpu_allocator::vulkan::{Allocator, AllocatorCreateDesc};
-use sha2::{Digest, Sha256};
 
-use crate::caps::{Caps, DeviceKind, HeapInfo, Need};
-use crate::device::{DeviceInfo, DeviceOptions, Selector};
+use crate::caps::Caps;
+use crate::device::DeviceOptions;
 use crate::error::Error;
+use crate::memory::counters;
+use crate::physical::{Candidate, candidates, create_device, pick};
 
 /// Which validation layer checks run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub struct Message {
 
 pub(crate) type Log = Arc<Mutex<Vec<Message>>>;
 
+/// Asked for only to read compiled pipelines.
+const EXECUTABLES: &CStr = ash::khr::pipeline_executable_properties::NAME;
 const LAYER: &CStr = c"VK_LAYER_KHRONOS_validation";
 
 /// An open device. Everything that holds Vulkan objects keeps it alive.
@@ -46,7 +50,14 @@ pub(crate) struct Context {
     pub(crate) labels: Option<ash::ext::debug_utils::Device>,
     /// Set when the context was opened to inspect pipelines and the device offers their executables.
     pub(crate) executables: Option<ash::khr::pipeline_executable_properties::Device>,
+    /// Imports memory of the host.
+    pub(crate) host_memory: Option<ash::ext::external_memory_host::Device>,
+    /// Bytes taken from each heap of the caps.
+    pub(crate) taken: Vec<AtomicU64>,
     pub(crate) log: Log,
+    physical: vk::PhysicalDevice,
+    /// The driver tells how much of each heap is free.
+    tells_budget: bool,
     messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     instance: ash::Instance,
     // The callback holds a pointer into it: dropped after the instance.
@@ -107,15 +118,15 @@ unsafe extern "system" fn on_message(
     vk::FALSE
 }
 
-struct Opened {
+pub(crate) struct Opened {
     entry: ash::Entry,
-    instance: ash::Instance,
+    pub(crate) instance: ash::Instance,
     messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     log: Box<Log>,
 }
 
 impl Opened {
-    fn destroy(self) {
+    pub(crate) fn destroy(self) {
         // SAFETY: no device was created from the instance.
         unsafe {
             if let Some((ext, messenger)) = self.messenger {
@@ -126,7 +137,7 @@ impl Opened {
     }
 }
 
-fn open_instance(validation: Validation) -> Result<Opened, Error> {
+pub(crate) fn open_instance(validation: Validation) -> Result<Opened, Error> {
     // SAFETY: loading the system's Vulkan loader runs its initialisers, as in every Vulkan program.
     let entry = unsafe { ash::Entry::load() }.map_err(|e| Error::NoLoader { reason: e.to_string() })?;
     let application = vk::ApplicationInfo::default()
@@ -218,210 +229,20 @@ fn open_instance(validation: Validation) -> Result<Opened, Error> {
     Ok(Opened { entry, instance, messenger, log })
 }
 
-/// A physical device that offers Vulkan 1.3 and a compute queue.
-struct Candidate {
-    physical: vk::PhysicalDevice,
-    family: u32,
-    caps: Caps,
-}
-
-/// A string of fixed size that a driver filled in.
-pub(crate) fn text(chars: &[std::ffi::c_char]) -> String {
-    let bytes: Vec<u8> = chars.iter().take_while(|&&c| c != 0).map(|&c| c as u8).collect();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// Compute-only family if there is one: it does not compete with the desktop's graphics queue.
-fn compute_family(families: &[vk::QueueFamilyProperties]) -> Option<u32> {
-    let with = |avoid: vk::QueueFlags| {
-        families.iter().position(|f| {
-            f.queue_count > 0
-                && f.queue_flags.contains(vk::QueueFlags::COMPUTE)
-                && !f.queue_flags.intersects(avoid)
-        })
-    };
-    with(vk::QueueFlags::GRAPHICS).or_else(|| with(vk::QueueFlags::empty())).map(|i| i as u32)
-}
-
-fn candidates(instance: &ash::Instance) -> Result<Vec<Candidate>, Error> {
-    // SAFETY: plain queries of a live instance and its physical devices.
-    unsafe {
-        let physicals =
-            instance.enumerate_physical_devices().map_err(failed("vkEnumeratePhysicalDevices"))?;
-        let mut found = Vec::new();
-        for physical in physicals {
-            let version = instance.get_physical_device_properties(physical).api_version;
-            let families = instance.get_physical_device_queue_family_properties(physical);
-            let Some(family) = compute_family(&families) else { continue };
-            if version < vk::API_VERSION_1_3 {
-                continue;
-            }
-            let bits = families[family as usize].timestamp_valid_bits;
-            found.push(Candidate { physical, family, caps: query_caps(instance, physical, bits) });
-        }
-        Ok(found)
-    }
-}
-
-/// # Safety
-/// `physical` belongs to `instance` and offers Vulkan 1.3.
-unsafe fn query_caps(instance: &ash::Instance, physical: vk::PhysicalDevice, timestamp_bits: u32) -> Caps {
-    let mut v11 = vk::PhysicalDeviceVulkan11Properties::default();
-    let mut v12 = vk::PhysicalDeviceVulkan12Properties::default();
-    let mut v13 = vk::PhysicalDeviceVulkan13Properties::default();
-    let mut properties =
-        vk::PhysicalDeviceProperties2::default().push_next(&mut v11).push_next(&mut v12).push_next(&mut v13);
-    // SAFETY: the caller's promise.
-    unsafe { instance.get_physical_device_properties2(physical, &mut properties) };
-    let core = properties.properties;
-    let mut f11 = vk::PhysicalDeviceVulkan11Features::default();
-    let mut f12 = vk::PhysicalDeviceVulkan12Features::default();
-    let mut f13 = vk::PhysicalDeviceVulkan13Features::default();
-    let mut features =
-        vk::PhysicalDeviceFeatures2::default().push_next(&mut f11).push_next(&mut f12).push_next(&mut f13);
-    // SAFETY: the caller's promise.
-    unsafe { instance.get_physical_device_features2(physical, &mut features) };
-    let base = features.features;
-    let stage = v11.subgroup_supported_stages.contains(vk::ShaderStageFlags::COMPUTE);
-    let operation = |flag| stage && v11.subgroup_supported_operations.contains(flag);
-    let has: Vec<Need> = Need::ALL
-        .iter()
-        .copied()
-        .filter(|need| match need {
-            Need::Float16 => f12.shader_float16 != 0,
-            Need::Int8 => f12.shader_int8 != 0,
-            Need::Int16 => base.shader_int16 != 0,
-            Need::Int64 => base.shader_int64 != 0,
-            Need::Storage8 => f12.storage_buffer8_bit_access != 0,
-            Need::Storage16 => f11.storage_buffer16_bit_access != 0,
-            Need::IntegerDot => f13.shader_integer_dot_product != 0,
-            Need::SubgroupBasic => operation(vk::SubgroupFeatureFlags::BASIC),
-            Need::SubgroupArithmetic => operation(vk::SubgroupFeatureFlags::ARITHMETIC),
-            Need::SubgroupShuffle => operation(vk::SubgroupFeatureFlags::SHUFFLE),
-            Need::SubgroupBallot => operation(vk::SubgroupFeatureFlags::BALLOT),
-            // Its kernels do not exist yet, so its extension is not enabled.
-            Need::CooperativeMatrix => false,
-            Need::MemoryModel => f12.vulkan_memory_model != 0 && f12.vulkan_memory_model_device_scope != 0,
-        })
-        .collect();
-    let control = f13.subgroup_size_control != 0
-        && f13.compute_full_subgroups != 0
-        && v13.required_subgroup_size_stages.contains(vk::ShaderStageFlags::COMPUTE);
-    let range = if control {
-        (v13.min_subgroup_size, v13.max_subgroup_size)
-    } else {
-        (v11.subgroup_size, v11.subgroup_size)
-    };
-    // SAFETY: the caller's promise.
-    let memory = unsafe { instance.get_physical_device_memory_properties(physical) };
-    let types = &memory.memory_types[..memory.memory_type_count as usize];
-    let heaps = memory.memory_heaps[..memory.memory_heap_count as usize]
-        .iter()
-        .enumerate()
-        .map(|(index, heap)| HeapInfo {
-            size: heap.size,
-            device_local: heap.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL),
-            host_visible: types.iter().any(|t| {
-                t.heap_index as usize == index
-                    && t.property_flags.contains(vk::MemoryPropertyFlags::HOST_VISIBLE)
-            }),
-        })
-        .collect();
-    let mut hash = Sha256::new();
-    hash.update(v11.driver_uuid);
-    hash.update(v11.device_uuid);
-    hash.update(core.pipeline_cache_uuid);
-    hash.update(core.driver_version.to_le_bytes());
-    let limits = core.limits;
-    Caps {
-        name: text(&core.device_name),
-        driver: format!("{} {}", text(&v12.driver_name), text(&v12.driver_info)),
-        kind: match core.device_type {
-            vk::PhysicalDeviceType::INTEGRATED_GPU => DeviceKind::Integrated,
-            vk::PhysicalDeviceType::DISCRETE_GPU => DeviceKind::Discrete,
-            vk::PhysicalDeviceType::VIRTUAL_GPU => DeviceKind::Virtual,
-            vk::PhysicalDeviceType::CPU => DeviceKind::Cpu,
-            _ => DeviceKind::Other,
-        },
-        api: (
-            vk::api_version_major(core.api_version),
-            vk::api_version_minor(core.api_version),
-            vk::api_version_patch(core.api_version),
-        ),
-        vendor_id: core.vendor_id,
-        device_id: core.device_id,
-        has,
-        subgroup: range.0.max(range.1.min(32)),
-        subgroup_range: range,
-        subgroup_control: control,
-        max_binding: u64::from(limits.max_storage_buffer_range),
-        max_buffer: v13.max_buffer_size.min(1 << 40),
-        max_allocation: v11.max_memory_allocation_size,
-        offset_alignment: limits.min_storage_buffer_offset_alignment.max(4),
-        max_workgroup: limits.max_compute_work_group_invocations,
-        max_groups: limits.max_compute_work_group_count,
-        max_shared: limits.max_compute_shared_memory_size,
-        max_push: limits.max_push_constants_size,
-        timestamp_period: (timestamp_bits > 0 && limits.timestamp_period.is_finite())
-            .then_some(limits.timestamp_period),
-        heaps,
-        uuid: hash.finalize().into(),
-    }
-}
-
-/// Every usable Vulkan device, in the loader's order.
-pub(crate) fn list() -> Result<Vec<DeviceInfo>, Error> {
-    let opened = open_instance(Validation::Off)?;
-    let found = candidates(&opened.instance);
-    opened.destroy();
-    Ok(found?.into_iter().enumerate().map(|(index, c)| DeviceInfo { index, caps: c.caps }).collect())
-}
-
-fn pick(found: Vec<Candidate>, selector: &Selector) -> Result<Candidate, Error> {
-    if found.is_empty() {
-        return Err(Error::NoDevice { reason: "the drivers offer none".into() });
-    }
-    let names: Vec<String> =
-        found.iter().enumerate().map(|(i, c)| format!("{i} \"{}\"", c.caps.name)).collect();
-    let position = match selector {
-        Selector::Index(index) => (*index < found.len()).then_some(*index),
-        Selector::Name(name) => {
-            let wanted = name.to_lowercase();
-            found.iter().position(|c| c.caps.name.to_lowercase().contains(&wanted))
-        }
-        Selector::Auto | Selector::Reference => {
-            let order = |c: &Candidate| match c.caps.kind {
-                DeviceKind::Discrete => 0,
-                DeviceKind::Integrated => 1,
-                DeviceKind::Virtual => 2,
-                _ => 3,
-            };
-            (0..found.len()).min_by_key(|&i| order(&found[i]))
-        }
-    };
-    let wanted = match selector {
-        Selector::Index(index) => index.to_string(),
-        Selector::Name(name) => name.clone(),
-        Selector::Auto | Selector::Reference => "auto".into(),
-    };
-    position
-        .and_then(|index| found.into_iter().nth(index))
-        .ok_or(Error::NoSuchDevice { wanted, found: names.join(", ") })
-}
-
 impl Context {
     /// `inspect` enables what reading compiled pipelines needs, where the device has it.
     pub(crate) fn open(options: &DeviceOptions, inspect: bool) -> Result<Context, Error> {
         let opened = open_instance(options.validation)?;
         let chosen = candidates(&opened.instance).and_then(|found| pick(found, &options.selector));
-        let Candidate { physical, family, mut caps } = match chosen {
+        let Candidate { physical, family, mut caps, mut extensions } = match chosen {
             Ok(candidate) => candidate,
             Err(error) => {
                 opened.destroy();
                 return Err(error);
             }
         };
-        caps.has.retain(|need| !options.minus.contains(need));
+        options.restrict(&mut caps);
+        extensions.retain(|name| inspect || *name != EXECUTABLES);
         if let Some(size) = options.subgroup {
             if size.is_power_of_two() && (caps.subgroup_range.0..=caps.subgroup_range.1).contains(&size) {
                 caps.subgroup = size;
@@ -435,13 +256,8 @@ impl Context {
                 });
             }
         }
-        match create_device(&opened.instance, physical, family, &caps, inspect) {
-            Ok((device, inspected)) => {
-                let executables = inspected.then(|| {
-                    ash::khr::pipeline_executable_properties::Device::new(&opened.instance, &device)
-                });
-                Context::assemble(opened, physical, family, caps, device, executables)
-            }
+        match create_device(&opened.instance, physical, family, &caps, &extensions) {
+            Ok(device) => Context::assemble(opened, physical, family, caps, device, &extensions),
             Err(error) => {
                 opened.destroy();
                 Err(error)
@@ -455,7 +271,7 @@ impl Context {
         family: u32,
         caps: Caps,
         device: ash::Device,
-        executables: Option<ash::khr::pipeline_executable_properties::Device>,
+        extensions: &[&CStr],
     ) -> Result<Context, Error> {
         // SAFETY: the device was created with one queue of this family.
         let queue = unsafe { device.get_device_queue(family, 0) };
@@ -476,14 +292,24 @@ impl Context {
                 Some(Error::OutOfMemory { what: "the allocator".into(), wanted: 0, detail: e.to_string() }),
             ),
         };
+        let host_memory = caps
+            .import_alignment
+            .map(|_| ash::ext::external_memory_host::Device::new(&opened.instance, &device));
+        let executables = extensions
+            .contains(&EXECUTABLES)
+            .then(|| ash::khr::pipeline_executable_properties::Device::new(&opened.instance, &device));
         let context = Context {
+            executables,
+            taken: counters(caps.heaps.len()),
+            host_memory,
+            physical,
+            tells_budget: extensions.contains(&ash::ext::memory_budget::NAME),
             caps,
             device,
             queue: Mutex::new(queue),
             family,
             allocator: Mutex::new(allocator),
             labels,
-            executables,
             log: Log::clone(&opened.log),
             messenger: opened.messenger,
             instance: opened.instance,
@@ -496,69 +322,21 @@ impl Context {
         }
     }
 
+    /// Bytes of each heap of the caps that this process may still take, where the driver tells it.
+    pub(crate) fn free(&self) -> Option<Vec<u64>> {
+        if !self.tells_budget {
+            return None;
+        }
+        let mut budget = vk::PhysicalDeviceMemoryBudgetPropertiesEXT::default();
+        let mut properties = vk::PhysicalDeviceMemoryProperties2::default().push_next(&mut budget);
+        // SAFETY: a plain query of the device's physical device, whose extension is there.
+        unsafe { self.instance.get_physical_device_memory_properties2(self.physical, &mut properties) };
+        let free = |index: usize| budget.heap_budget[index].saturating_sub(budget.heap_usage[index]);
+        Some(self.caps.heaps.iter().map(|heap| free(heap.index).min(heap.size)).collect())
+    }
+
     /// Begins a label region on a command buffer, when labels are on.
     pub(crate) fn label(&self, name: &str) -> CString {
         CString::new(name.replace('\0', " ")).unwrap_or_default()
     }
-}
-
-/// The device, and whether the executables of its pipelines can be read.
-fn create_device(
-    instance: &ash::Instance,
-    physical: vk::PhysicalDevice,
-    family: u32,
-    caps: &Caps,
-    inspect: bool,
-) -> Result<(ash::Device, bool), Error> {
-    let on = |need| caps.has(need);
-    let priorities = [1.0];
-    let queues =
-        [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
-    let mut f11 =
-        vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(on(Need::Storage16));
-    let mut f12 = vk::PhysicalDeviceVulkan12Features::default()
-        .timeline_semaphore(true)
-        .host_query_reset(true)
-        .shader_float16(on(Need::Float16))
-        .shader_int8(on(Need::Int8))
-        .storage_buffer8_bit_access(on(Need::Storage8))
-        .vulkan_memory_model(on(Need::MemoryModel))
-        .vulkan_memory_model_device_scope(on(Need::MemoryModel));
-    let mut f13 = vk::PhysicalDeviceVulkan13Features::default()
-        .synchronization2(true)
-        .maintenance4(true)
-        .subgroup_size_control(caps.subgroup_control)
-        .compute_full_subgroups(caps.subgroup_control)
-        .shader_integer_dot_product(on(Need::IntegerDot));
-    let base =
-        vk::PhysicalDeviceFeatures::default().shader_int16(on(Need::Int16)).shader_int64(on(Need::Int64));
-    let mut features = vk::PhysicalDeviceFeatures2::default()
-        .features(base)
-        .push_next(&mut f11)
-        .push_next(&mut f12)
-        .push_next(&mut f13);
-    // SAFETY: a plain query of a physical device of this instance.
-    let extensions = unsafe { instance.enumerate_device_extension_properties(physical) }
-        .map_err(failed("vkEnumerateDeviceExtensionProperties"))?;
-    let offers = |name| extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(name));
-    let mut names = Vec::new();
-    // The specification demands that a portability driver's subset extension is enabled.
-    if offers(ash::khr::portability_subset::NAME) {
-        names.push(ash::khr::portability_subset::NAME.as_ptr());
-    }
-    let mut executables =
-        vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
-    let inspect = inspect && offers(ash::khr::pipeline_executable_properties::NAME);
-    if inspect {
-        names.push(ash::khr::pipeline_executable_properties::NAME.as_ptr());
-        features = features.push_next(&mut executables);
-    }
-    let info = vk::DeviceCreateInfo::default()
-        .queue_create_infos(&queues)
-        .enabled_extension_names(&names)
-        .push_next(&mut features);
-    // SAFETY: every feature asked for was reported, and the chain lives until the call returns.
-    let device =
-        unsafe { instance.create_device(physical, &info, None) }.map_err(failed("vkCreateDevice"))?;
-    Ok((device, inspect))
 }

@@ -6,18 +6,18 @@ uvec2 join64(uint low, uint middle, uint high) {
 }
 
 uvec2 subgroup_add64(uvec2 v) {
-    return join64(subgroupAdd(v.x & 0xffffu), subgroupAdd(v.x >> 16u), subgroupAdd(v.y));
+    return join64(lanes_add(v.x & 0xffffu), lanes_add(v.x >> 16u), lanes_add(v.y));
 }
 
 // Sum over the lanes before this one.
 uvec2 subgroup_before64(uvec2 v) {
-    return join64(subgroupExclusiveAdd(v.x & 0xffffu), subgroupExclusiveAdd(v.x >> 16u), subgroupExclusiveAdd(v.y));
+    return join64(lanes_add_before(v.x & 0xffffu), lanes_add_before(v.x >> 16u), lanes_add_before(v.y));
 }
 
 // The largest key and the lowest id that has it, over all lanes.
 void subgroup_best(inout uint key, inout uint id) {
-    uint best = subgroupMax(key);
-    id = subgroupMin(key == best ? id : NO_TOKEN);
+    uint best = lanes_max(key);
+    id = lanes_min(key == best ? id : NO_TOKEN);
     key = best;
 }
 

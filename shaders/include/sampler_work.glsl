@@ -65,5 +65,5 @@ uint row_top(uint row) {
     for (uint slice = gl_SubgroupInvocationID; slice < slice_count(); slice += SG) {
         top = max(top, part[work_at(row) + slice * PARTIAL_WORDS]);
     }
-    return subgroupMax(top);
+    return lanes_max(top);
 }

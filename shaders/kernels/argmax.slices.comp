@@ -3,7 +3,11 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require
+#ifdef SUMS_SHUFFLE
+#extension GL_KHR_shader_subgroup_shuffle : require
+#else
 #extension GL_KHR_shader_subgroup_arithmetic : require
+#endif
 #extension GL_EXT_control_flow_attributes : require
 
 layout(local_size_x_id = 0) in;
@@ -11,6 +15,7 @@ layout(constant_id = 0) const uint WG = 64u;
 layout(constant_id = 1) const uint SG = 64u;
 
 #include "sampler.glsl"
+#include "lanes.glsl"
 #include "sampler_sums.glsl"
 
 // Bits of f32, because a NaN is best recognised as an integer.
@@ -52,7 +57,7 @@ void main() {
             mass += (mass_of(distance_of(key, top)) + 512u) >> 10u;
         }
     }
-    mass = subgroupAdd(mass);
+    mass = lanes_add(mass);
 
     if (lane == 0u) {
         uint at = part_at + slice * PARTIAL_WORDS;

@@ -5,7 +5,11 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require
+#ifdef SUMS_SHUFFLE
+#extension GL_KHR_shader_subgroup_shuffle : require
+#else
 #extension GL_KHR_shader_subgroup_arithmetic : require
+#endif
 #extension GL_EXT_control_flow_attributes : require
 
 layout(local_size_x_id = 0) in;
@@ -15,6 +19,7 @@ layout(constant_id = 2) const uint SAMPLED = 1u; // 0: all rows are greedy and o
 
 #include "step.glsl"
 #include "sampler.glsl"
+#include "lanes.glsl"
 #include "sampler_sums.glsl"
 
 layout(binding = 0) readonly restrict buffer Logits { uint logits[]; };
@@ -103,8 +108,8 @@ Cut find_cut(Source source, Range range, bool by_mass, uvec2 want) {
                 high = max(high, by_id ? ~id : key);
             }
         }
-        low = subgroupMin(low);
-        high = subgroupMax(high);
+        low = lanes_min(low);
+        high = lanes_max(high);
         while (low < high) {
             uint middle = high - (high - low) / 2u;
             Cut tried = by_id ? Cut(cut.key, ~middle) : Cut(middle, NO_TOKEN);

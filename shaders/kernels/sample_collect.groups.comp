@@ -4,7 +4,11 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require
+#ifdef SUMS_SHUFFLE
+#extension GL_KHR_shader_subgroup_shuffle : require
+#else
 #extension GL_KHR_shader_subgroup_arithmetic : require
+#endif
 #extension GL_EXT_control_flow_attributes : require
 
 layout(local_size_x_id = 0) in;
@@ -13,6 +17,7 @@ layout(constant_id = 1) const uint SG = 64u;
 
 #include "step.glsl"
 #include "sampler.glsl"
+#include "lanes.glsl"
 #include "sampler_sums.glsl"
 
 layout(binding = 0) readonly restrict buffer Logits { uint logits[]; };
@@ -70,8 +75,8 @@ Crossing crossing(Run run, bool by_mass, uvec2 target) {
     }
     // At most one lane has found it.
     uint owner = bin != NO_BIN ? 0xffffffffu : 0u;
-    return Crossing(subgroupMin(bin), subgroupOr(count & owner),
-                    uvec2(subgroupOr(mass.x & owner), subgroupOr(mass.y & owner)));
+    return Crossing(lanes_min(bin), lanes_or(count & owner),
+                    uvec2(lanes_or(mass.x & owner), lanes_or(mass.y & owner)));
 }
 
 struct Ends {
@@ -97,7 +102,7 @@ Ends find_ends(Sampler s, uint row, bool writer) {
         count += part[bins + bin * BIN_WORDS];
         mass = add64(mass, bin_mass(bins, bin));
     }
-    run.count_before = subgroupExclusiveAdd(count);
+    run.count_before = lanes_add_before(count);
     run.mass_before = subgroup_before64(mass);
 
     Crossing k = Crossing(NO_BIN, 0u, uvec2(0u));

@@ -3,7 +3,11 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require
+#ifdef SUMS_SHUFFLE
+#extension GL_KHR_shader_subgroup_shuffle : require
+#else
 #extension GL_KHR_shader_subgroup_arithmetic : require
+#endif
 #extension GL_EXT_control_flow_attributes : require
 
 layout(local_size_x_id = 0) in;
@@ -12,6 +16,7 @@ layout(constant_id = 1) const uint SG = 64u;
 
 #include "step.glsl"
 #include "sampler.glsl"
+#include "lanes.glsl"
 
 layout(binding = 0) readonly restrict buffer Logits { uint logits[]; };
 layout(binding = 1) readonly restrict buffer Samplers { Sampler samplers[]; };
@@ -59,12 +64,12 @@ uint top_k_limit(uint row, uint top, uint k) {
     for (uint first = 0u; first < BINS; first += SG) {
         uint bin = first + gl_SubgroupInvocationID;
         uint count = bins[bin * BIN_WORDS];
-        uint reached = subgroupMin(before + subgroupInclusiveAdd(count) >= k ? bin : NO_BIN);
+        uint reached = lanes_min(before + lanes_add_before(count) + count >= k ? bin : NO_BIN);
         if (reached != NO_BIN) {
             limit = reached;
             break;
         }
-        before += subgroupAdd(count);
+        before += lanes_add(count);
     }
     settle();
     clear_bins();

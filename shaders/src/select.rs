@@ -26,6 +26,11 @@ impl Candidate {
     pub fn fixed(&self, name: &str) -> Option<u32> {
         self.spec.iter().find(|(spec, _)| *spec == name).map(|(_, value)| *value)
     }
+
+    /// Invocations of a workgroup, as far as the row or the code fixes them.
+    pub fn workgroup(&self) -> u32 {
+        self.fixed("WG").unwrap_or_else(|| self.local.map(|size| size.max(1)).iter().product())
+    }
 }
 
 /// What a kernel is wanted for.
@@ -39,6 +44,8 @@ pub struct Wanted<'a> {
     pub subgroup: u32,
     /// Order class, when it has been chosen already.
     pub class: Option<&'a str>,
+    /// Largest workgroup of the device.
+    pub max_workgroup: u32,
     /// What the device can do.
     pub has: &'a dyn Fn(Need) -> bool,
 }
@@ -72,6 +79,10 @@ pub enum Why {
         meant: (u32, u32),
         device: u32,
     },
+    Workgroup {
+        has: u32,
+        device: u32,
+    },
     Needs(Vec<Need>),
     /// It fits, and another of a higher or equal rank was taken.
     Outranked {
@@ -95,6 +106,9 @@ impl fmt::Display for Refusal {
             }
             Why::Subgroup { meant: (low, high), device } => {
                 write!(f, "is meant for subgroups of {low} to {high}, the device has {device}")
+            }
+            Why::Workgroup { has, device } => {
+                write!(f, "has workgroups of {has}, the device allows {device}")
             }
             Why::Needs(needs) => {
                 let names: Vec<&str> = needs.iter().map(|need| need.name()).collect();
@@ -155,6 +169,10 @@ fn obstacle(candidate: &Candidate, wanted: &Wanted<'_>) -> Option<Why> {
     if !within(candidate.subgroup, wanted.subgroup) {
         return Some(Why::Subgroup { meant: candidate.subgroup, device: wanted.subgroup });
     }
+    let has = candidate.workgroup();
+    if has > wanted.max_workgroup {
+        return Some(Why::Workgroup { has, device: wanted.max_workgroup });
+    }
     let lacking: Vec<Need> =
         candidate.kernel.needs.iter().copied().filter(|need| !(wanted.has)(*need)).collect();
     if lacking.is_empty() { None } else { Some(Why::Needs(lacking)) }
@@ -206,7 +224,7 @@ mod tests {
     const ALL: &dyn Fn(Need) -> bool = &|_| true;
 
     fn wanted<'a>() -> Wanted<'a> {
-        Wanted { axes: Q8, rows: 1, subgroup: 32, class: None, has: ALL }
+        Wanted { axes: Q8, rows: 1, subgroup: 32, class: None, max_workgroup: 128, has: ALL }
     }
 
     #[test]

@@ -41,6 +41,14 @@ const fn one(op: &'static str, file: &'static str) -> Row {
 type Axes = &'static [(&'static str, &'static [&'static str])];
 type Spec = &'static [(&'static str, u32)];
 
+const ARITHMETIC: Axes = &[("SUMS", &["arithmetic"])];
+/// For devices without arithmetic over subgroups.
+const SHUFFLE: Axes = &[("SUMS", &["shuffle"])];
+
+const fn sums(op: &'static str, file: &'static str, axes: Axes, rank: u32) -> Row {
+    Row { axes, rank, ..one(op, file) }
+}
+
 const FLOAT: Axes = &[("FORMAT", FORMATS), ("ACT", &["f32"])];
 const INT8: Axes = &[("FORMAT", QUANTISED), ("ACT", &["q8"])];
 /// Subgroups of GPUs, and those of software drivers, where loads are dear and barriers dearer. A class name means one
@@ -63,6 +71,8 @@ const fn linear(
 const MATVEC: Spec = &[("WG", 128), ("LANES", 16)];
 /// 64 outputs by 64 rows, four by four per lane.
 const TILED: Spec = &[("WG", 256), ("LANES", 16), ("OUTS", 4), ("ROWS", 64)];
+/// Half the outputs, for devices with workgroups of 128; a sum is one lane's in either, so the bits are the same.
+const TILED_SMALL: Spec = &[("WG", 128), ("LANES", 16), ("OUTS", 4), ("ROWS", 64)];
 /// Wider tiles than four rows, or more outputs beside them, cost more to compile than they save.
 const STRIP_1: Spec = &[("OUTS", 8), ("ROWS", 1)];
 const STRIP_2: Spec = &[("OUTS", 4), ("ROWS", 2)];
@@ -75,6 +85,8 @@ pub const ROWS: &[Row] = &[
     linear("linear.matvec.comp", INT8, "int8", (1, 16), WIDE, MATVEC),
     linear("linear.tiled.comp", FLOAT, "prefill-float", ANY, WIDE, TILED),
     linear("linear.tiled.comp", INT8, "prefill-int8", ANY, WIDE, TILED),
+    Row { rank: 5, ..linear("linear.tiled.comp", FLOAT, "prefill-float", ANY, WIDE, TILED_SMALL) },
+    Row { rank: 5, ..linear("linear.tiled.comp", INT8, "prefill-int8", ANY, WIDE, TILED_SMALL) },
     linear("linear.strip.comp", FLOAT, "float", (1, 1), NARROW, STRIP_1),
     linear("linear.strip.comp", FLOAT, "float", (2, 2), NARROW, STRIP_2),
     linear("linear.strip.comp", FLOAT, "float", (3, 16), NARROW, STRIP_4),
@@ -93,10 +105,14 @@ pub const ROWS: &[Row] = &[
     one("glu", "glu.blocks.comp"),
     one("gather", "gather.copy.wgsl"),
     one("step_grid", "step_grid.max.wgsl"),
-    one("argmax", "argmax.slices.comp"),
-    one("sample_histogram", "sample_histogram.groups.comp"),
-    one("sample_collect", "sample_collect.groups.comp"),
-    one("sample", "sample.final.comp"),
+    sums("argmax", "argmax.slices.comp", ARITHMETIC, 10),
+    sums("argmax", "argmax.slices.comp", SHUFFLE, 5),
+    sums("sample_histogram", "sample_histogram.groups.comp", ARITHMETIC, 10),
+    sums("sample_histogram", "sample_histogram.groups.comp", SHUFFLE, 5),
+    sums("sample_collect", "sample_collect.groups.comp", ARITHMETIC, 10),
+    sums("sample_collect", "sample_collect.groups.comp", SHUFFLE, 5),
+    sums("sample", "sample.final.comp", ARITHMETIC, 10),
+    sums("sample", "sample.final.comp", SHUFFLE, 5),
     one("sample_history", "sample_history.rows.comp"),
     one("sample_penalize", "sample_penalize.window.comp"),
 ];

@@ -159,9 +159,9 @@ impl KvPool {
         let layers = (0..layout.layers)
             .map(|layer| {
                 let keys =
-                    device.buffer(format!("keys {layer}"), layout.key_block() * blocks, Usage::Shared)?;
+                    device.buffer(format!("keys {layer}"), layout.key_block() * blocks, Usage::Local)?;
                 let values =
-                    device.buffer(format!("values {layer}"), layout.value_block() * blocks, Usage::Shared)?;
+                    device.buffer(format!("values {layer}"), layout.value_block() * blocks, Usage::Local)?;
                 Ok((keys, values))
             })
             .collect::<Result<Vec<_>>>()?;

@@ -73,6 +73,9 @@ pub(super) struct DeviceArgs {
     /// Features to treat as absent, for tests: minus:fp16,intdot,…
     #[arg(long, value_name = "minus:FEATURE,…")]
     pub(super) caps: Option<String>,
+    /// Make the device look like another, for tests: discrete, small, poor
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',')]
+    pub(super) simulate: Vec<String>,
     /// Subgroup size to run with
     #[arg(long, value_name = "LANES")]
     pub(super) subgroup: Option<u32>,
@@ -90,6 +93,10 @@ pub(super) struct ModelArgs {
     pub(super) ubatch_size: u32,
     #[arg(long, value_enum, default_value_t)]
     pub(super) activations: ActivationsArg,
+    /// How weights get to the device: auto, direct (read into its memory), staging (copied there) or import (the device
+    /// reads the mapped file; shortening that file meanwhile may end the program with a signal)
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub(super) weights: String,
     #[command(flatten)]
     pub(super) cache: CacheArgs,
 }

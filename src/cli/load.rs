@@ -3,12 +3,12 @@
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use vkllm_runtime::{Device, DeviceOptions, Need, Selector, Validation};
+use vkllm_runtime::{Device, DeviceOptions, Need, Selector, Simulated, Validation};
 
 use super::args::{ActivationsArg, CacheArgs, DeviceArgs, ModelArgs, ValidateArg};
 use super::{Failure, input};
 use crate::gguf::Gguf;
-use crate::{Activations, KvType, Model, ModelFile, ModelOptions};
+use crate::{Activations, KvType, LoadMode, Model, ModelFile, ModelOptions};
 
 /// The model that ships with the program: stories260K, see assets/README.md.
 const BUILT_IN: &[u8] = include_bytes!("../../assets/stories260k.q8_0.gguf");
@@ -57,6 +57,14 @@ pub(super) fn open(args: &DeviceArgs) -> Result<Result<Device, vkllm_runtime::Er
             minus.push(*need);
         }
     }
+    let mut simulate = Vec::new();
+    for name in &args.simulate {
+        let kind = Simulated::ALL.iter().find(|kind| kind.name() == name).ok_or_else(|| {
+            let known: Vec<_> = Simulated::ALL.iter().map(|kind| kind.name()).collect();
+            input(format!("--simulate is \"{name}\"; allowed are {}", known.join(", ")))
+        })?;
+        simulate.push(*kind);
+    }
     let validation = match args.validate {
         None => Validation::Off,
         Some(ValidateArg::Core) => Validation::Core,
@@ -67,8 +75,10 @@ pub(super) fn open(args: &DeviceArgs) -> Result<Result<Device, vkllm_runtime::Er
         selector: selector(args.device.as_deref()),
         validation,
         minus,
+        simulate,
         subgroup: args.subgroup,
         cache_dir: cache_dir(),
+        cache_key: crate::SHADER_HASH.to_owned(),
     };
     Ok(Device::open(&options))
 }
@@ -110,6 +120,10 @@ pub(super) fn cache_types(args: &CacheArgs) -> Result<[Option<KvType>; 2], Failu
 /// Model options from arguments.
 pub(super) fn options(args: &ModelArgs, profile: bool) -> Result<ModelOptions, Failure> {
     let [k_type, v_type] = cache_types(&args.cache)?;
+    let weights = LoadMode::parse(&args.weights).ok_or_else(|| {
+        let known: Vec<_> = LoadMode::ALL.iter().map(|mode| mode.name()).collect();
+        input(format!("--weights is \"{}\"; allowed are {}", args.weights, known.join(", ")))
+    })?;
     Ok(ModelOptions {
         context: args.ctx_size,
         batch: args.ubatch_size,
@@ -121,6 +135,7 @@ pub(super) fn options(args: &ModelArgs, profile: bool) -> Result<ModelOptions, F
         },
         k_type,
         v_type,
+        weights,
         profile,
     })
 }

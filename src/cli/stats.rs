@@ -35,7 +35,7 @@ impl Report {
         Report {
             device: caps.name.clone(),
             driver: caps.driver.clone(),
-            load: *model.load_report(),
+            load: model.load_report().clone(),
             plan: *model.plan(),
             stats: *session.stats(),
             profile: model.profile(),
@@ -84,6 +84,10 @@ impl Report {
             "seed": self.seed,
             "load_bytes": self.load.bytes,
             "load_seconds": self.load.time.as_secs_f64(),
+            "load_mode": self.load.mode.name(),
+            "load_why": self.load.why,
+            "load_threads": self.load.threads,
+            "peak_resident_bytes": self.load.peak_resident,
             "prompt_tokens": self.stats.prompt_tokens,
             "prompt_seconds": self.stats.prompt_time.as_secs_f64(),
             "prompt_tokens_per_second": rate(self.stats.prompt_tokens, self.stats.prompt_time),
@@ -104,11 +108,16 @@ impl Report {
         writeln!(out, "device   {} ({})", self.device, self.driver)?;
         writeln!(
             out,
-            "load     {:.1} MB in {:.2} s, {} GB/s; plan {:.1} MB",
+            "load     {} ({}): {:.1} MB in {:.2} s, {} GB/s, {} buffers, {} threads; plan {:.1} MB, peak resident {}",
+            self.load.mode.name(),
+            self.load.why,
             self.load.bytes as f64 / 1e6,
             self.load.time.as_secs_f64(),
             fixed(rate(self.load.bytes, self.load.time).map(|r| r / 1e9), 2),
+            self.load.buffers,
+            self.load.threads,
             self.plan.total() as f64 / 1e6,
+            self.load.peak_resident.map_or("not known".into(), |peak| format!("{:.1} MB", peak as f64 / 1e6)),
         )?;
         writeln!(
             out,

@@ -21,7 +21,7 @@ use crate::gguf::Gguf;
 use crate::models::{self, Config, Parts};
 use crate::ops::Activations;
 use crate::text::Vocabulary;
-use crate::weights::{LoadReport, Progress, Weights};
+use crate::weights::{LoadMode, LoadReport, Placed, Progress};
 
 /// Context when neither the user nor the model asks for a smaller one.
 const DEFAULT_CONTEXT: u32 = 4096;
@@ -41,6 +41,8 @@ pub struct ModelOptions {
     /// Types of cached keys and values; by default f32 with float activations, else f16.
     pub k_type: Option<KvType>,
     pub v_type: Option<KvType>,
+    /// How weights are loaded.
+    pub weights: LoadMode,
     /// Measure every command of a step.
     pub profile: bool,
 }
@@ -54,6 +56,7 @@ impl Default for ModelOptions {
             activations: Activations::Auto,
             k_type: None,
             v_type: None,
+            weights: LoadMode::Auto,
             profile: false,
         }
     }
@@ -186,8 +189,9 @@ impl Model {
         let layout = file.layout(options);
         let wanted = models::required_tensors(&file.gguf, &config)?;
         let kv = KvPool::new(device, layout, u64::from(context) * u64::from(options.sessions))?;
-        let weights = Weights::load(device, &file.gguf, &wanted, progress)?;
-        let factors = weights.get("rope_freqs.weight").map(read_floats).transpose()?;
+        let placed = Placed::new(device, &file.gguf, &wanted, options.weights)?;
+        let (weights, report) = placed.fill(device, &file.gguf, progress)?;
+        let factors = read_floats(&file.gguf, "rope_freqs.weight")?;
         let rope = constant(device, "rope", &models::rope_table(&config, factors.as_deref(), context))?;
         let query_scale = models::query_scale(&config, context)
             .map(|scales| constant(device, "query scale", &scales))
@@ -200,7 +204,7 @@ impl Model {
                 config,
                 vocabulary,
                 plan,
-                report: weights.report,
+                report,
                 context,
                 bytes_per_token,
                 engine: Mutex::new(engine),
@@ -249,14 +253,13 @@ impl Model {
 fn constant(device: &Device, name: &str, values: &[f32]) -> Result<Buffer> {
     let bytes: &[u8] = bytemuck::cast_slice(values);
     let buffer = device.buffer(name, bytes.len() as u64, Usage::Constant)?;
-    buffer.write(0, bytes)?;
+    device.write(&buffer, 0, bytes)?;
     Ok(buffer)
 }
 
-fn read_floats(tensor: &crate::tensor::Tensor) -> Result<Vec<f32>> {
-    let mut values = vec![0f32; tensor.k as usize];
-    if let Some(buffer) = tensor.view.buffer() {
-        buffer.read(tensor.view.offset, bytemuck::cast_slice_mut(&mut values))?;
-    }
-    Ok(values)
+fn read_floats(gguf: &Gguf, name: &str) -> Result<Option<Vec<f32>>> {
+    let Some(info) = gguf.tensor(name) else { return Ok(None) };
+    let mut values = vec![0f32; info.elements() as usize];
+    gguf.read_at(info.offset, bytemuck::cast_slice_mut(&mut values))?;
+    Ok(Some(values))
 }

@@ -54,6 +54,16 @@ impl TensorInfo {
     }
 }
 
+/// The bytes of a file, mapped or in memory, whatever becomes of its [`Gguf`].
+#[derive(Clone)]
+pub struct SharedBytes(Arc<Bytes>);
+
+impl SharedBytes {
+    pub fn as_slice(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+}
+
 /// An opened GGUF file.
 pub struct Gguf {
     version: u32,
@@ -120,6 +130,24 @@ impl Gguf {
     /// The whole file as mapped, or the bytes in memory.
     pub fn bytes(&self) -> &[u8] {
         self.metadata.bytes.as_slice()
+    }
+
+    /// The same bytes, for somebody who keeps them longer than this value.
+    pub fn shared_bytes(&self) -> SharedBytes {
+        SharedBytes(self.metadata.bytes.clone())
+    }
+
+    /// Whether the file still has the length it was opened with. One that is shorter is an error.
+    pub fn check_length(&self) -> Result<(), GgufError> {
+        let Some(file) = self.file() else { return Ok(()) };
+        let place = |what: &str| self.place(0, what.to_owned());
+        match file.metadata() {
+            Ok(now) if now.len() >= self.file_len() => Ok(()),
+            Ok(now) => {
+                Err(GgufError::Truncated { at: place("the file"), needed: self.file_len(), left: now.len() })
+            }
+            Err(source) => Err(GgufError::Read { at: place("the file's length"), source }),
+        }
     }
 
     pub fn metadata(&self) -> &Metadata {

@@ -135,6 +135,7 @@ impl<'a> Recorder<'a> {
             rows: wanted.rows,
             subgroup: caps.subgroup,
             class: wanted.class,
+            max_workgroup: caps.max_workgroup,
             has: &has,
         };
         select(candidates, &wanted).map_err(|refusals| Error::NoKernel {

@@ -196,6 +196,10 @@ impl List<'_> {
     fn lacks(&self, candidate: &Candidate) -> Option<String> {
         let needs = candidate.kernel.needs.iter().filter(|need| !self.caps.has(**need));
         let names: Vec<_> = needs.map(|need| need.name()).collect();
+        if candidate.workgroup() > self.caps.max_workgroup {
+            let (has, allowed) = (candidate.workgroup(), self.caps.max_workgroup);
+            return Some(format!("has workgroups of {has}, the device allows {allowed}"));
+        }
         (!names.is_empty()).then(|| format!("needs {}, which the device lacks", names.join(", ")))
     }
 

@@ -191,9 +191,11 @@ pub fn list(list: &mut List<'_>) {
     let samplers = list.usable(sample::CANDIDATES);
     for &argmax in &argmaxes {
         list.add(&[argmax.kernel], "parts name each slice", move |bench| slices(bench, argmax));
-        for &histogram in &histograms {
-            for &collect in &collectors {
-                for &sample in &samplers {
+        // Stages of a device all sum in the same way.
+        let alike = |other: &&&'static Candidate| other.kernel.axis("SUMS") == argmax.kernel.axis("SUMS");
+        for &histogram in histograms.iter().filter(alike) {
+            for &collect in collectors.iter().filter(alike) {
+                for &sample in samplers.iter().filter(alike) {
                     draws(list, Stages { argmax, histogram, collect, sample });
                 }
             }

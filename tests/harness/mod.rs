@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use vkllm::selftest::{Rng, SEED};
-use vkllm_runtime::{Device, DeviceOptions, Error, Selector, Validation};
+use vkllm_runtime::{Device, DeviceOptions, Error, Selector, Simulated, Validation};
 
 /// Name part or index of the device under test, or "reference".
 pub const DEVICE: &str = "VKLLM_TEST_DEVICE";
@@ -15,6 +15,8 @@ pub const DEVICE: &str = "VKLLM_TEST_DEVICE";
 const VALIDATION: &str = "VKLLM_TEST_VALIDATION";
 /// Overrides the seed of random numbers.
 const SEED_NAME: &str = "VKLLM_TEST_SEED";
+/// "discrete", "small", "poor" or several with commas: what the device is made to look like.
+const SIMULATE: &str = "VKLLM_TEST_SIMULATE";
 /// File that gets one line per skipped test.
 const SKIPS: &str = "VKLLM_TEST_SKIPS";
 
@@ -32,7 +34,13 @@ fn options() -> DeviceOptions {
         "gpu" => Validation::Gpu,
         other => panic!("{VALIDATION} is {other}; allowed are core, sync and gpu"),
     };
-    DeviceOptions { selector, validation, ..DeviceOptions::default() }
+    let kind = |name: &str| {
+        let found = Simulated::ALL.iter().find(|kind| kind.name() == name);
+        *found.unwrap_or_else(|| panic!("{SIMULATE} names {name}; allowed are discrete, small and poor"))
+    };
+    let names = std::env::var(SIMULATE).unwrap_or_default();
+    let simulate = names.split(',').filter(|name| !name.is_empty()).map(kind).collect();
+    DeviceOptions { selector, validation, simulate, ..DeviceOptions::default() }
 }
 
 /// The device of a set of options. Nothing there is `None` if no device was named, else a failure.
@@ -48,6 +56,15 @@ fn open(options: &DeviceOptions) -> Option<Device> {
 pub fn device() -> Option<&'static Device> {
     static OPENED: OnceLock<Option<Device>> = OnceLock::new();
     let device = OPENED.get_or_init(|| open(&options())).as_ref();
+    if device.is_none() {
+        skip("no Vulkan device");
+    }
+    device
+}
+
+/// Another device, made to look different.
+pub fn simulated(kind: Simulated) -> Option<Device> {
+    let device = open(&DeviceOptions { simulate: vec![kind], ..options() });
     if device.is_none() {
         skip("no Vulkan device");
     }

@@ -3,6 +3,8 @@
 mod bits;
 mod golden;
 mod kv;
+mod loading;
+mod simulated;
 mod story;
 
 use std::path::PathBuf;
@@ -97,15 +99,19 @@ fn compare_greedy(what: &str, golden: &Golden, got: &[u32], error: f64) {
 /// prefill and then decode. Compiling shaders is most of the time.
 const COMMON: [&str; 7] = ["-f32", "-f16", "-bf16", "-q8_0", "-q4_0", "-q4_k_m", "-q6_k"];
 
-/// All golden models on one device. On the reference the paths differ in how rows are grouped alone, not in kernels:
+/// The golden models on one device. On the reference the paths differ in how rows are grouped alone, not in kernels:
 /// there the checked-in models take all three, the others the last.
 fn check(device: &Device, activations: Activations) {
+    check_some(device, activations, &models());
+}
+
+fn check_some(device: &Device, activations: Activations, goldens: &[Golden]) {
     let int8 = activations == Activations::Int8;
     // DESIGN, section 6: float rows to 1e-6; int8 in blocks of 32, median to 2e-3 and every row to 5e-3.
     let (median, worst) = if int8 { (2e-3, 5e-3) } else { (1e-6, 1e-6) };
     let mut failures = Vec::new();
     let mut count = 0;
-    for golden in models().iter().filter(|golden| golden.quantised || !int8) {
+    for golden in goldens.iter().filter(|golden| golden.quantised || !int8) {
         let few = match device.caps().kind {
             DeviceKind::Reference => !data("golden").join(format!("{}.gguf", golden.name)).exists(),
             _ => !COMMON.iter().any(|format| golden.name.ends_with(format)),

@@ -48,11 +48,14 @@ const LAYERS: &[&[&str]] = &[
 
 /// Parts of the runtime that know nothing of Vulkan.
 const PURE: &[&str] = &[
+    "runtime/src/caps.rs",
+    "runtime/src/choose.rs",
     "runtime/src/recording.rs",
     "runtime/src/place.rs",
     "runtime/src/hazard.rs",
     "runtime/src/kernel.rs",
     "runtime/src/call.rs",
+    "runtime/src/simulate.rs",
 ];
 
 /// The one file that records Vulkan commands.
@@ -63,6 +66,7 @@ const UNSAFE: &[&str] = &[
     "runtime/src/encode.rs",
     "runtime/src/inspect.rs",
     "runtime/src/memory.rs",
+    "runtime/src/physical.rs",
     "runtime/src/pipeline.rs",
     "runtime/src/submit.rs",
     "runtime/src/vulkan.rs",

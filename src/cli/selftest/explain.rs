@@ -24,7 +24,14 @@ pub(super) fn print(op: &str, device: &Device, out: &mut dyn Write) -> Result<()
         let named: Vec<_> = axes.iter().map(|(axis, value)| format!("{axis} {value}")).collect();
         writeln!(out, "\n{}{}class {class}", named.join(", "), if named.is_empty() { "" } else { ", " })?;
         let has = |need| caps.has(need);
-        let rows = |rows| Wanted { axes, rows, subgroup: caps.subgroup, class: Some(class), has: &has };
+        let rows = |rows| Wanted {
+            axes,
+            rows,
+            subgroup: caps.subgroup,
+            class: Some(class),
+            max_workgroup: caps.max_workgroup,
+            has: &has,
+        };
         for (first, last) in ranges(candidates) {
             let (chosen, refusals) = explain(candidates, &rows(first));
             let chosen = chosen.map_or_else(|| "no kernel".into(), describe);

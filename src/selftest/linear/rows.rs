@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use vkllm_runtime::{DeviceKind, Kernel};
+use vkllm_runtime::{Caps, DeviceKind, Kernel};
 use vkllm_shaders::ops::linear::CANDIDATES;
 use vkllm_shaders::select::{Candidate, Wanted, select};
 
@@ -45,14 +45,13 @@ pub(super) fn list(list: &mut List<'_>) {
         }
     }
     for family in families {
-        let has = |need| list.caps.has(need);
-        let Some(all) = chosen(family, &has, ALL) else { continue };
+        let Some(all) = chosen(family, list.caps, ALL) else { continue };
         let every: Vec<(usize, usize)> =
             (1..=16).map(|rows| (3 * rows % 49, rows)).chain(TILES.iter().copied()).collect();
         // A foreign row count is a pipeline that nothing else needs.
         let some = [(9, 3), (64, 1), (49, 16), (0, 17), (1, 64)];
         for (first, rows) in if family.lanes == own { every } else { some.to_vec() } {
-            let Some(candidate) = chosen(family, &has, rows) else { continue };
+            let Some(candidate) = chosen(family, list.caps, rows) else { continue };
             let mut kernels: Vec<&'static Kernel> = vec![candidate.kernel];
             if !std::ptr::eq(candidate.kernel, all.kernel) {
                 kernels.push(all.kernel);
@@ -67,14 +66,18 @@ pub(super) fn list(list: &mut List<'_>) {
 }
 
 /// The kernel that a step of `rows` rows takes.
-fn chosen(
-    family: Family,
-    has: &dyn Fn(vkllm_runtime::Need) -> bool,
-    rows: usize,
-) -> Option<&'static Candidate> {
+fn chosen(family: Family, caps: &Caps, rows: usize) -> Option<&'static Candidate> {
     let axes = [("FORMAT", family.format), ("ACT", family.act)];
     let rows = if family.class.starts_with("prefill") { rows } else { rows.min(16) } as u32;
-    let wanted = Wanted { axes: &axes, rows, subgroup: family.lanes, class: Some(family.class), has };
+    let has = |need| caps.has(need);
+    let wanted = Wanted {
+        axes: &axes,
+        rows,
+        subgroup: family.lanes,
+        class: Some(family.class),
+        max_workgroup: caps.max_workgroup,
+        has: &has,
+    };
     select(CANDIDATES, &wanted).ok()
 }
 
