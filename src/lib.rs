@@ -47,7 +47,7 @@ pub use error::{Error, Result};
 pub use models::{ARCHITECTURES, Config};
 pub use ops::Activations;
 pub use sample::SamplerOptions;
-pub use session::{Event, Finish, GenerateOptions, Generation, Session, Stats, Token};
+pub use session::{Event, Finish, GenerateOptions, Generation, Session, Source, SpecOptions, Stats, Token};
 pub use vkllm_runtime::{
     Caps, Device, DeviceInfo, DeviceKind, DeviceOptions, Executable, Inspector, Kernel, Need, Selector,
     Simulated, Validation,

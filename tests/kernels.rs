@@ -24,6 +24,8 @@ const OPS: &[&str] = &[
     "sample_histogram",
     "sample_history",
     "sample_penalize",
+    "verify_rows",
+    "accept",
     "linear",
 ];
 
@@ -113,6 +115,12 @@ fn sampling() {
     {
         check_op(op);
     }
+}
+
+#[test]
+fn verification() {
+    check_op("verify_rows");
+    check_op("accept");
 }
 
 #[test]

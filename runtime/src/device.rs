@@ -17,7 +17,7 @@ use crate::pipeline::{PipelineTime, Pipelines};
 use crate::recording::Recording;
 use crate::reference::Program;
 use crate::simulate::Simulated;
-use crate::submit::{Ticket, Timeline};
+use crate::submit::{Calls, Ticket, Timeline};
 use crate::trace::Times;
 use crate::vulkan::{Context, Message, Validation, lock};
 
@@ -312,6 +312,14 @@ impl Device {
                 }
                 Ok(Ticket { timeline: Some((Arc::clone(&gpu.timeline), value)), doing })
             }
+        }
+    }
+
+    /// How often the driver was called so far, and how much was read; zeros on the reference device.
+    pub fn calls(&self) -> Calls {
+        match &*self.backend {
+            Backend::Vulkan(gpu) => gpu.timeline.calls(),
+            Backend::Reference(_) | Backend::Planner(..) => Calls::default(),
         }
     }
 

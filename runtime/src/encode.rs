@@ -159,6 +159,7 @@ impl Encoded {
         };
         encoded.create_pools(recording, options)?;
         encoded.record(recording, &resolver, &before, options)?;
+        gpu.timeline.count_recorded();
         Ok(encoded)
     }
 
@@ -434,7 +435,12 @@ impl Encoded {
                 })
             })
             .collect();
-        Times { total_nanoseconds: spans(&ends, period)[0].filter(|&t| t > 0), labels }
+        let began = ticks[0].map(|tick| (tick as f64 * f64::from(period)) as u64);
+        Times {
+            total_nanoseconds: spans(&ends, period)[0].filter(|&t| t > 0),
+            began_nanoseconds: began,
+            labels,
+        }
     }
 }
 

@@ -54,7 +54,7 @@ pub use memory::HostMemory;
 pub use pipeline::PipelineTime;
 pub use recording::{Command, Dispatch, Grid, Recording};
 pub use simulate::Simulated;
-pub use submit::Ticket;
+pub use submit::{Calls, Ticket};
 pub use trace::{LabelTime, Times};
 pub use transfer::Uploader;
 pub use vulkan::{Message, Validation};

@@ -116,6 +116,9 @@ impl Storage {
 
     pub(crate) fn read(&self, name: &str, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
         let len = bytes.len();
+        if let Storage::Vulkan(buffer) = self {
+            buffer.context.read.fetch_add(len as u64, Ordering::Relaxed);
+        }
         self.access(name, offset, len, Touch::Read, |source| {
             bytes.copy_from_slice(source);
             Ok(())

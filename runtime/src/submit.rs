@@ -1,6 +1,7 @@
 //! Submissions on the one queue: each waits for the one before it and signals the next value of a timeline
 //! semaphore, so memory written by one is visible to the next. A ticket waits in bounded steps.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,29 @@ use crate::vulkan::{Context, failed, lock};
 /// A submission that has not ended after this long is given up.
 const STALL: Duration = Duration::from_secs(600);
 
+/// How often the driver was called, and what came back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Command buffers recorded.
+    pub recorded: u64,
+    /// `vkQueueSubmit2`.
+    pub submits: u64,
+    /// `vkWaitSemaphores`.
+    pub waits: u64,
+    /// Bytes that the host read from buffers.
+    pub read: u64,
+}
+
 /// The queue's timeline.
 pub(crate) struct Timeline {
     context: Arc<Context>,
     semaphore: vk::Semaphore,
     /// Last value handed to a submission.
     last: Mutex<u64>,
+    /// Highest value that was waited for: what is below it needs no other wait.
+    passed: AtomicU64,
+    recorded: AtomicU64,
+    waits: AtomicU64,
 }
 
 impl Timeline {
@@ -27,7 +45,14 @@ impl Timeline {
         // SAFETY: the device is alive; the feature is enabled.
         let semaphore =
             unsafe { context.device.create_semaphore(&info, None) }.map_err(failed("vkCreateSemaphore"))?;
-        Ok(Timeline { context: Arc::clone(context), semaphore, last: Mutex::new(0) })
+        Ok(Timeline {
+            context: Arc::clone(context),
+            semaphore,
+            last: Mutex::new(0),
+            passed: AtomicU64::new(0),
+            recorded: AtomicU64::new(0),
+            waits: AtomicU64::new(0),
+        })
     }
 
     /// Submits command buffers in order; returns the value that marks their end.
@@ -56,14 +81,21 @@ impl Timeline {
 
     /// Waits until `value` has passed. The wait's own result is the truth: simulated devices do not keep the counter.
     pub(crate) fn wait(&self, value: u64, doing: &str) -> Result<(), Error> {
+        if value <= self.passed.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let semaphores = [self.semaphore];
         let values = [value];
         let info = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);
         let start = Instant::now();
         loop {
+            self.waits.fetch_add(1, Ordering::Relaxed);
             // SAFETY: the semaphore is alive.
             match unsafe { self.context.device.wait_semaphores(&info, 1_000_000_000) } {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.passed.fetch_max(value, Ordering::AcqRel);
+                    return Ok(());
+                }
                 Err(vk::Result::TIMEOUT) if start.elapsed() < STALL => {}
                 Err(vk::Result::TIMEOUT) => {
                     return Err(Error::Timeout { doing: doing.to_owned(), seconds: STALL.as_secs() });
@@ -76,6 +108,19 @@ impl Timeline {
 }
 
 impl Timeline {
+    pub(crate) fn count_recorded(&self) {
+        self.recorded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn calls(&self) -> Calls {
+        Calls {
+            recorded: self.recorded.load(Ordering::Relaxed),
+            submits: *lock(&self.last),
+            waits: self.waits.load(Ordering::Relaxed),
+            read: self.context.read.load(Ordering::Relaxed),
+        }
+    }
+
     /// Waits for everything submitted; failure is left to whoever holds a ticket.
     pub(crate) fn settle(&self) {
         let last = *lock(&self.last);

@@ -17,6 +17,8 @@ pub struct LabelTime {
 pub struct Times {
     /// From the first command's start to the last one's end.
     pub total_nanoseconds: Option<u64>,
+    /// The first command's start on the device's clock, whose zero means nothing.
+    pub began_nanoseconds: Option<u64>,
     /// Per command, when the recording was compiled for it.
     pub labels: Vec<LabelTime>,
 }

@@ -47,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) queue: Mutex<vk::Queue>,
     pub(crate) family: u32,
     pub(crate) allocator: Mutex<Option<Allocator>>,
+    /// Bytes that the host read from buffers.
+    pub(crate) read: AtomicU64,
     pub(crate) labels: Option<ash::ext::debug_utils::Device>,
     /// Set when the context was opened to inspect pipelines and the device offers their executables.
     pub(crate) executables: Option<ash::khr::pipeline_executable_properties::Device>,
@@ -309,6 +311,7 @@ impl Context {
             queue: Mutex::new(queue),
             family,
             allocator: Mutex::new(allocator),
+            read: AtomicU64::new(0),
             labels,
             log: Log::clone(&opened.log),
             messenger: opened.messenger,

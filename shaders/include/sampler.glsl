@@ -29,6 +29,8 @@ struct Sampler {
 const uint NO_TOKEN = 0xffffffffu;
 // StepRow.flags: the row moves on to the chosen token.
 const uint ROW_ADVANCE = 1u;
+// StepRow.flags: the row stands for nothing; it is computed, and what comes of it is ignored.
+const uint ROW_IDLE = 2u;
 
 // Ids per partial result of `argmax`; its words: largest key, lowest id that has it, mass in units of 2^-21 of the mass
 // of that key.

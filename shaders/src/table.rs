@@ -115,4 +115,6 @@ pub const ROWS: &[Row] = &[
     sums("sample", "sample.final.comp", SHUFFLE, 5),
     one("sample_history", "sample_history.rows.comp"),
     one("sample_penalize", "sample_penalize.window.comp"),
+    one("verify_rows", "verify_rows.chain.comp"),
+    one("accept", "accept.prefix.comp"),
 ];

@@ -140,6 +140,8 @@ pub(super) struct RunArgs {
     pub(super) no_display_prompt: bool,
     #[command(flatten)]
     pub(super) sampler: SamplerArgs,
+    #[command(flatten)]
+    pub(super) spec: SpecArgs,
     /// Print speed, host time and the time of each kind of work on standard error
     #[arg(long)]
     pub(super) stats: bool,
@@ -148,6 +150,26 @@ pub(super) struct RunArgs {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) common: ModelArgs,
+}
+
+/// Speculation: it changes the speed, never the text.
+#[derive(Debug, Args)]
+pub(super) struct SpecArgs {
+    /// Smaller model with the same vocabulary that drafts (also -md)
+    #[arg(long, value_name = "FILE")]
+    pub(super) model_draft: Option<PathBuf>,
+    /// Who drafts, asked in this order: draft-model (implied by -md), ngram-simple, ngram-map-k, ngram-mod, ngram-cache
+    #[arg(long, value_name = "TYPE[:NAME=VALUE…],…")]
+    pub(super) spec: Option<String>,
+    /// Tokens drafted each round; "auto" chooses by what costs and acceptance promise
+    #[arg(long, value_name = "N|auto", default_value = "auto")]
+    pub(super) draft_max: String,
+    /// Drafts shorter than this are not used
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) draft_min: usize,
+    /// The draft model stops at a token less likely than this [default: 0.3]
+    #[arg(long, value_name = "P")]
+    pub(super) draft_p_min: Option<f64>,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod load;
 mod logits;
 mod run;
 mod selftest;
+mod spec;
 mod stats;
 mod tokenize;
 
@@ -77,6 +78,7 @@ fn input(sentence: impl Into<String>) -> Failure {
 /// Options of several letters behind one dash, as llama.cpp's users type them.
 fn spell_out(argument: OsString) -> OsString {
     match argument.to_str() {
+        Some("-md") => "--model-draft".into(),
         Some("-ub") => "--ubatch-size".into(),
         Some("-ctk") => "--cache-type-k".into(),
         Some("-ctv") => "--cache-type-v".into(),

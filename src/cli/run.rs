@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::args::{RunArgs, SamplerArgs};
-use super::{Failure, input, interrupt_flag, load, stats};
+use super::{Failure, input, interrupt_flag, load, spec, stats};
 use crate::text::EncodeOptions;
 use crate::{Event, Finish, GenerateOptions, Model, SamplerOptions, Session};
 
@@ -64,10 +64,14 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let sampler = sampler(&args.sampler).check()?;
     let file = load::file(args.model.as_deref())?;
     let device = load::device(&args.common.device)?;
-    let model = load::model(&device, &file, &load::options(&args.common, args.stats)?)?;
+    let options = load::options(&args.common, args.stats)?;
+    let speculation = spec::options(&args.spec)?;
+    let draft = spec::file(&args.spec, &device, &file, &options)?;
+    let model = load::model(&device, &file, &options)?;
+    let draft = draft.map(|(file, options)| load::model(&device, &file, &options)).transpose()?;
     let (ids, text) = prompt(args, &model)?;
     let stop = interrupt_flag();
-    let mut session = Session::new(&model, sampler)?;
+    let mut session = spec::session(Session::new(&model, sampler)?, draft.as_ref(), speculation.as_ref())?;
     let options =
         GenerateOptions { max_tokens: usize::try_from(args.n_predict).ok(), ignore_end: args.ignore_eos };
     // A prompt that is refused is not echoed.
@@ -92,6 +96,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
                 tokens.push(token.id);
                 if model.vocabulary().is_some() { token.text } else { format!("{} ", token.id) }
             }
+            Ok(Event::Round(_)) => continue,
             Ok(Event::Done { finish: reason, text }) => {
                 finish = Some(reason);
                 text

@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use vkllm_runtime::Device;
 
+use crate::speculate::Statistics;
 use crate::{LoadReport, Model, Plan, Profile, Session, Stats};
 
 /// Collected at the end of a run.
@@ -17,6 +18,8 @@ pub(super) struct Report {
     plan: Plan,
     stats: Stats,
     profile: Profile,
+    /// Of a session that speculates.
+    speculation: Option<Statistics>,
     bytes_per_token: u64,
     seed: u64,
 }
@@ -39,6 +42,7 @@ impl Report {
             plan: *model.plan(),
             stats: *session.stats(),
             profile: model.profile(),
+            speculation: session.speculation().cloned(),
             bytes_per_token: model.bytes_per_token(),
             seed,
         }
@@ -99,6 +103,7 @@ impl Report {
             "host_ms_per_token": self.host_ms(),
             "step_ms_per_token": self.step_ms(),
             "recordings_made_while_decoding": self.stats.rerecorded,
+            "speculation": self.speculation.as_ref().map(Statistics::record),
             "labels": labels,
         })
     }
@@ -143,6 +148,9 @@ impl Report {
             s.host_steps,
             self.seed,
         )?;
+        if let Some(speculation) = &self.speculation {
+            writeln!(out, "{speculation}")?;
+        }
         self.print_labels(out)
     }
 

@@ -2,6 +2,7 @@
 
 mod plan;
 mod recordings;
+mod round;
 mod step;
 mod survey;
 
@@ -12,6 +13,8 @@ use vkllm_runtime::{Buffer, Device, Usage};
 
 pub use plan::Plan;
 pub use recordings::{Profile, Tail};
+pub(crate) use round::{Drafts, MOST_DRAFTS, MOST_MODEL_DRAFTS, Rounds};
+pub(crate) use step::MOST_ROWS;
 pub use step::{Drawn, Engine};
 pub use survey::{PipelineUse, pipelines};
 
@@ -112,7 +115,8 @@ impl ModelFile {
         Ok(vocabulary)
     }
 
-    fn context(&self, options: &ModelOptions) -> u32 {
+    /// Positions of a session of a model opened so.
+    pub fn context(&self, options: &ModelOptions) -> u32 {
         options.context.unwrap_or(self.config.context.min(DEFAULT_CONTEXT))
     }
 
@@ -242,6 +246,28 @@ impl Model {
     /// Time per kind of work, when the model was opened with `profile`.
     pub fn profile(&self) -> Profile {
         self.engine().profile.clone()
+    }
+
+    /// True for handles to one loaded model.
+    pub(crate) fn is(&self, other: &Model) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// The engines of two different models, always locked in the same order.
+    pub(crate) fn engines<'a>(
+        &'a self,
+        other: Option<&'a Model>,
+    ) -> (MutexGuard<'a, Engine>, Option<MutexGuard<'a, Engine>>) {
+        match other {
+            Some(other) if Arc::as_ptr(&other.inner) < Arc::as_ptr(&self.inner) => {
+                let second = other.engine();
+                (self.engine(), Some(second))
+            }
+            _ => {
+                let first = self.engine();
+                (first, other.map(Model::engine))
+            }
+        }
     }
 
     /// The engine, for one step at a time.

@@ -47,6 +47,17 @@ impl Plan {
         Ok(Plan { weights, kv, k_type: layout.k_type, v_type: layout.v_type, tables, scratch })
     }
 
+    /// What two models take together; the types are the first one's.
+    pub fn and(&self, other: &Plan) -> Plan {
+        Plan {
+            weights: self.weights.saturating_add(other.weights),
+            kv: self.kv.saturating_add(other.kv),
+            tables: self.tables.saturating_add(other.tables),
+            scratch: self.scratch.saturating_add(other.scratch),
+            ..*self
+        }
+    }
+
     /// Everything together.
     pub fn total(&self) -> u64 {
         [self.weights, self.kv, self.tables, self.scratch]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vkllm_runtime::{Buffer, CompileOptions, Device, Usage, View};
+use vkllm_runtime::{Arena, Buffer, CompileOptions, Compiled, Device, Usage, View};
 use vkllm_shaders::records::{Sampler, StepRow};
 
 use super::recordings::{Key, Profile, Recordings, Tail};
@@ -11,12 +11,12 @@ use crate::batch::Row;
 use crate::cache::{BLOCK, KvPool};
 use crate::error::{Error, Result};
 use crate::models::{self, Config, Outputs, StepViews};
-use crate::ops::{self, Activations, Draw, HISTORY_RING, Path, Recorder, SampleViews};
+use crate::ops::{self, Activations, Draw, HISTORY_RING, Path, RECORD, Recorder, SampleViews};
 
-const ROW: u64 = size_of::<StepRow>() as u64;
+pub(super) const ROW: u64 = size_of::<StepRow>() as u64;
 const SAMPLER: u64 = size_of::<Sampler>() as u64;
-/// Token, log probability, position, segment.
-const RESULT: u64 = 16;
+/// Rows that a verification can have.
+pub(crate) const MOST_ROWS: u32 = 65;
 /// The mark of a row whose logits hold no number.
 const NO_TOKEN: u32 = u32::MAX;
 
@@ -27,6 +27,22 @@ pub struct Drawn {
     /// Natural logarithm of its probability at temperature 1, before truncation.
     pub logprob: f32,
     pub position: u32,
+}
+
+impl Drawn {
+    /// From a result: token, log probability, position, segment.
+    ///
+    /// Errors: [`Error::NotFinite`] when the logits held no number, a token beyond the vocabulary.
+    pub(super) fn new([token, logprob, position, _]: [u32; 4], vocab: u32) -> Result<Self> {
+        if token == NO_TOKEN {
+            return Err(Error::NotFinite { position: position.saturating_sub(1) });
+        }
+        // A simulated device executes nothing and leaves zeros, which is a valid token.
+        if token >= vocab {
+            return Err(Error::NoSuchToken { found: token, allowed: vocab });
+        }
+        Ok(Drawn { token, logprob: f32::from_bits(logprob), position })
+    }
 }
 
 /// Where the time of steps went.
@@ -76,8 +92,11 @@ pub struct Engine {
     buffers: Buffers,
     slots: Vec<Slot>,
     recordings: Recordings,
+    arena: Arena,
     context: u32,
     batch: u32,
+    /// Rows that fit in the step buffer.
+    capacity: u32,
     activations: Activations,
     profiling: bool,
     pub(crate) times: StepTimes,
@@ -96,10 +115,12 @@ impl Engine {
         options: &ModelOptions,
     ) -> Result<Self> {
         let slots = u64::from(options.sessions);
-        let batch = u64::from(options.batch.min(context));
+        let batch = options.batch.min(context);
+        let capacity = batch.max(MOST_ROWS);
+        let rows = u64::from(capacity);
         let table = u64::from(context.div_ceil(BLOCK)) * 4;
         let history = slots * u64::from(HISTORY_RING) * 4;
-        let sizes = [slots * ROW, batch * ROW, batch * 4, slots * table, slots * SAMPLER, history];
+        let sizes = [slots * ROW, rows * ROW, rows * 4, slots * table, slots * SAMPLER, history];
         let mut offset = 0;
         let offsets = sizes.map(|size| {
             let at = offset;
@@ -109,7 +130,7 @@ impl Engine {
         let step = device.buffer("step", offset, Usage::Shared)?;
         let [cursors, rows, outputs, table, samplers, history] =
             std::array::from_fn(|i| step.view(offsets[i], sizes[i]));
-        let results = device.buffer("results", slots * RESULT, Usage::Readback)?;
+        let results = device.buffer("results", slots * RECORD, Usage::Readback)?;
         Ok(Engine {
             device: device.clone(),
             config,
@@ -120,8 +141,10 @@ impl Engine {
             buffers: Buffers { cursors, rows, outputs, table, samplers, history, results, logits: None },
             slots: (0..slots).map(|_| Slot::default()).collect(),
             recordings: Recordings::default(),
+            arena: Arena::default(),
             context,
-            batch: batch as u32,
+            batch,
+            capacity,
             activations: options.activations,
             profiling: options.profile,
             times: StepTimes::default(),
@@ -156,7 +179,7 @@ impl Engine {
     /// Rows of logits that can be bound at once.
     pub(crate) fn most_logits(&self) -> u32 {
         let row = u64::from(self.config.vocab) * 4;
-        (self.device.caps().max_binding.min(256 << 20) / row).clamp(1, u64::from(self.batch)) as u32
+        (self.device.caps().max_binding.min(256 << 20) / row).clamp(1, u64::from(self.capacity)) as u32
     }
 
     /// Recordings made so far; constant while steps are replayed.
@@ -168,15 +191,34 @@ impl Engine {
         slot * self.context.div_ceil(BLOCK)
     }
 
-    fn write(&self, view: &View, offset: u64, bytes: &[u8]) -> Result<()> {
+    pub(super) fn write(&self, view: &View, offset: u64, bytes: &[u8]) -> Result<()> {
         if let Some(buffer) = view.buffer() {
             buffer.write(view.offset + offset, bytes)?;
         }
         Ok(())
     }
 
+    /// Positions a slot can hold.
+    pub(crate) fn context(&self) -> u32 {
+        self.context
+    }
+
+    /// Tokens the model knows.
+    pub(crate) fn vocab(&self) -> u32 {
+        self.config.vocab
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The row from which the next decode step of a slot goes on.
+    pub(super) fn cursor(&self, slot: u32) -> View {
+        self.buffers.cursors.part(u64::from(slot) * ROW, ROW)
+    }
+
     /// Makes sure that a slot has blocks for positions below `end`.
-    fn reserve(&mut self, slot: u32, end: u32) -> Result<()> {
+    pub(super) fn reserve(&mut self, slot: u32, end: u32) -> Result<()> {
         if end > self.context {
             return Err(Error::ContextFull { allowed: self.context as usize });
         }
@@ -200,7 +242,7 @@ impl Engine {
         self.write(&self.buffers.samplers, u64::from(slot) * SAMPLER, bytemuck::bytes_of(sampler))
     }
 
-    fn row(&self, slot: u32, token: u32, position: u32, advance: bool) -> StepRow {
+    pub(super) fn row(&self, slot: u32, token: u32, position: u32, advance: bool) -> StepRow {
         Row { token, position, table: self.table_entry(slot), sampler: slot, out_index: slot, advance }
             .record()
     }
@@ -208,7 +250,7 @@ impl Engine {
     /// Puts the cursor of a slot on a token, so that the next decode step continues from it.
     pub(crate) fn set_cursor(&mut self, slot: u32, token: u32, position: u32) -> Result<()> {
         let row = self.row(slot, token, position, true);
-        self.write(&self.buffers.cursors, u64::from(slot) * ROW, bytemuck::bytes_of(&row))
+        self.write(&self.cursor(slot), 0, bytemuck::bytes_of(&row))
     }
 
     /// One step over tokens of one conversation at consecutive positions. With `Tail::Sample` the last row's token is
@@ -265,17 +307,9 @@ impl Engine {
     pub(crate) fn drawn(&mut self, slot: u32) -> Result<Drawn> {
         let began = Instant::now();
         let mut words = [0u32; 4];
-        self.buffers.results.read(u64::from(slot) * RESULT, bytemuck::cast_slice_mut(&mut words))?;
-        let [token, logprob, position, _] = words;
+        self.buffers.results.read(u64::from(slot) * RECORD, bytemuck::cast_slice_mut(&mut words))?;
         self.times.host += began.elapsed();
-        if token == NO_TOKEN {
-            return Err(Error::NotFinite { position: position.saturating_sub(1) });
-        }
-        // A simulated device executes nothing and leaves zeros, which is a valid token.
-        if token >= self.config.vocab {
-            return Err(Error::NoSuchToken { found: token, allowed: self.config.vocab });
-        }
-        Ok(Drawn { token, logprob: f32::from_bits(logprob), position })
+        Drawn::new(words, self.config.vocab)
     }
 
     /// Logits of the last step, `[rows, vocab]`.
@@ -310,56 +344,85 @@ impl Engine {
         Ok(())
     }
 
-    fn record(&mut self, key: &Key) -> Result<vkllm_runtime::Compiled> {
+    fn record(&mut self, key: &Key) -> Result<Compiled> {
         if key.tail == Tail::Logits && self.buffers.logits.is_none() {
             // Sized for the largest step, because recordings keep the buffer they were made with.
             let bytes = u64::from(self.most_logits()) * u64::from(self.config.vocab) * 4;
             self.buffers.logits = Some(self.device.buffer("logits", bytes, Usage::Readback)?);
         }
-        let buffers = &self.buffers;
-        let cursor = |slot: u32| buffers.cursors.part(u64::from(slot) * ROW, ROW);
         let rows = match key.cursor {
-            Some(slot) => cursor(slot),
-            None => buffers.rows.part(0, u64::from(key.rows) * ROW),
+            Some(slot) => self.cursor(slot),
+            None => self.buffers.rows.part(0, u64::from(key.rows) * ROW),
         };
-        let name = format!("{} rows, {:?}", key.rows, key.tail);
-        let mut r = Recorder::new(name, self.device.caps(), key.rows, key.path, self.activations);
-        let rope = self.rope.whole();
-        let query_scale = self.query_scale.as_ref().map(Buffer::whole);
-        let step = StepViews {
-            rows: &rows,
-            block_table: &buffers.table,
-            rope: &rope,
-            query_scale: query_scale.as_ref(),
-            outputs: &buffers.outputs,
-        };
+        let mut r = self.recorder(format!("{} rows, {:?}", key.rows, key.tail), key.rows, key.path);
         // A prompt's tokens are noted whatever the sampler, so that penalties know them.
-        if key.cursor.is_none() || matches!(key.tail, Tail::Sample(draw) if draw.penalties) {
-            ops::note_history(&mut r, &rows, &buffers.samplers, &buffers.history)?;
-        }
-        let logits =
-            models::record(&mut r, &self.config, &self.parts, &self.kv, self.context, &step, key.outputs)?;
+        let note = key.cursor.is_none() || matches!(key.tail, Tail::Sample(draw) if draw.penalties);
+        let logits = self.forward(&mut r, &rows, note, key.outputs)?;
         match (key.tail, logits) {
             (Tail::Logits, Some(logits)) => {
-                if let Some(buffer) = &buffers.logits {
+                if let Some(buffer) = &self.buffers.logits {
                     let target = buffer.view(0, logits.len);
                     r.recording.copy("logits", logits, target)?;
                 }
             }
             (Tail::Sample(draw), Some(logits)) => {
-                let target = cursor(key.target);
-                let results = buffers.results.whole();
-                let views = SampleViews {
-                    rows: &target,
-                    samplers: &buffers.samplers,
-                    history: &buffers.history,
-                    results: &results,
-                };
-                ops::sample(&mut r, &logits, 1, self.config.vocab, draw, views)?;
+                let results = self.buffers.results.whole();
+                self.sample(&mut r, &logits, &self.cursor(key.target), &results, draw)?;
             }
             _ => {}
         }
-        let options = CompileOptions { label_times: self.profiling, ..CompileOptions::default() };
+        self.compile(&r)
+    }
+
+    /// A recording of a step to fill.
+    pub(super) fn recorder(&self, name: String, rows: u32, path: Path) -> Recorder<'_> {
+        Recorder::new(name, self.device.caps(), rows, path, self.activations)
+    }
+
+    /// Records the model over `rows`; `note` also puts their tokens where penalties look.
+    pub(super) fn forward(
+        &self,
+        r: &mut Recorder<'_>,
+        rows: &View,
+        note: bool,
+        outputs: Outputs,
+    ) -> Result<Option<View>> {
+        let buffers = &self.buffers;
+        let rope = self.rope.whole();
+        let query_scale = self.query_scale.as_ref().map(Buffer::whole);
+        let step = StepViews {
+            rows,
+            block_table: &buffers.table,
+            rope: &rope,
+            query_scale: query_scale.as_ref(),
+            outputs: &buffers.outputs,
+        };
+        if note {
+            ops::note_history(r, rows, &buffers.samplers, &buffers.history)?;
+        }
+        models::record(r, &self.config, &self.parts, &self.kv, self.context, &step, outputs)
+    }
+
+    /// Records the draw of a token for each of `rows`.
+    pub(super) fn sample(
+        &self,
+        r: &mut Recorder<'_>,
+        logits: &View,
+        rows: &View,
+        results: &View,
+        draw: Draw,
+    ) -> Result<()> {
+        let (samplers, history) = (&self.buffers.samplers, &self.buffers.history);
+        let views = SampleViews { rows, samplers, history, results };
+        ops::sample(r, logits, (rows.len / ROW) as u32, self.config.vocab, draw, views)
+    }
+
+    pub(super) fn compile(&self, r: &Recorder<'_>) -> Result<Compiled> {
+        let options = CompileOptions {
+            label_times: self.profiling,
+            arena: Some(&self.arena),
+            ..CompileOptions::default()
+        };
         let compiled = self.device.compile(&r.recording, &options)?;
         self.device.save_pipelines();
         Ok(compiled)

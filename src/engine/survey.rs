@@ -11,7 +11,8 @@ use crate::cache::{BLOCK, KvLayout, KvPool, KvType};
 use crate::error::Result;
 use crate::models::{self, ARCHITECTURES, Config, Outputs, Parts, RopeScaling, StepViews};
 use crate::ops::{
-    self, Activations, Choice, Draw, HISTORY_RING, LinearArgs, Path, Recorder, Rows, SampleViews,
+    self, AcceptViews, Activations, Choice, Draw, HISTORY_RING, LinearArgs, Path, RECORD, Recorder, Rows,
+    SampleViews,
 };
 use crate::tensor::Tensor;
 
@@ -58,6 +59,9 @@ pub fn pipelines(caps: &Caps) -> Result<Vec<PipelineUse>> {
             for &format in FORMATS {
                 linear(&mut found, rows, path, activations, format)?;
             }
+        }
+        if path == Path::Rows {
+            verification(&mut found, rows)?;
         }
         for choice in [Choice::Greedy, Choice::Sampled] {
             sampling(&mut found, rows, path, choice)?;
@@ -128,6 +132,22 @@ fn linear(
     let form = Some(r.floats("x", rows, WIDTH));
     let x = Rows { width: WIDTH, float: form.clone(), int8: form };
     ops::linear(&mut r, "linear", &x, rows, &weight, LinearArgs::default())?;
+    found.add(&r);
+    Ok(())
+}
+
+/// What stands before and after the verification of drafts.
+fn verification(found: &mut Found<'_>, rows: u32) -> Result<()> {
+    let mut r = Recorder::new("verification".into(), found.caps, rows, Path::Rows, Activations::Float);
+    let (cursor, pair) = (step_rows(&mut r.recording, 1), step_rows(&mut r.recording, 2));
+    let step = step_rows(&mut r.recording, rows);
+    let records =
+        |r: &mut Recorder<'_>, count: u32| r.recording.transient("records", u64::from(count) * RECORD);
+    let (drafts, drawn, outcome) = (records(&mut r, rows), records(&mut r, rows), records(&mut r, 1));
+    ops::verify_rows(&mut r, &cursor, &drafts, &step, (VOCAB, f32::MIN))?;
+    let views =
+        AcceptViews { rows: &step, drawn: &drawn, cursors: &cursor, pairs: &pair, outcomes: &outcome };
+    ops::accept(&mut r, 1, VOCAB, views)?;
     found.add(&r);
     Ok(())
 }

@@ -174,6 +174,8 @@ pub enum Outputs {
     None,
     /// All rows, in order.
     All,
+    /// The last row.
+    Last,
     /// That many rows, chosen by the step's list.
     Chosen(u32),
 }
@@ -213,11 +215,15 @@ pub fn record(
     let (x, count) = match outputs {
         Outputs::None => return Ok(None),
         Outputs::All => (x, r.rows),
+        Outputs::Last => {
+            let bytes = u64::from(config.width) * 4;
+            (x.part(u64::from(r.rows - 1) * bytes, bytes), 1)
+        }
         Outputs::Chosen(count) => (ops::gather(r, &x, config.width, step.outputs, count)?, count),
     };
     let forms = blocks::forms_of(r, &parts.output);
     let h = ops::rms_norm(r, "output_norm", &x, count, &parts.output_norm, config.norm_eps, forms)?;
-    // Chosen rows are the last of a prompt: their logits come from the same kernels as a decoded row's.
+    // Few rows of many are the last of a prompt: their logits come from the same kernels as a decoded row's.
     let path = if outputs == Outputs::All { r.path } else { Path::Rows };
     let args = LinearArgs { path: Some(path), ..LinearArgs::default() };
     ops::linear(r, "output", &h, count, &parts.output, args).map(Some)

@@ -4,11 +4,13 @@ mod attention;
 mod linear;
 mod rows;
 mod sample;
+mod verify;
 
 pub use attention::{AttentionShape, AttentionTile, HeadsArgs, attention, attention_tiles, heads};
 pub use linear::{LinearArgs, linear, takes_int8};
 pub use rows::{Glu, embed, gather, glu, rms_norm};
 pub use sample::{Choice, Draw, HISTORY_RING, SampleViews, note_history, sample};
+pub use verify::{AcceptViews, RECORD, accept, verify_rows};
 
 use vkllm_runtime::{Caps, Dispatch, Grid, Recording, View};
 use vkllm_shaders::select::{Candidate, Wanted, select};

@@ -14,6 +14,7 @@ mod lookup;
 mod random;
 mod rows;
 mod sampling;
+mod verify;
 mod weights;
 
 use std::collections::BTreeSet;
@@ -151,6 +152,7 @@ pub fn cases(caps: &Caps) -> Vec<Case> {
     kv::list(&mut list);
     linear::list(&mut list);
     sampling::list(&mut list);
+    verify::list(&mut list);
     list.cases
 }
 

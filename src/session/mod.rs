@@ -1,63 +1,23 @@
 //! One conversation with a model: its tokens, its place in the cache, and the text that comes out.
 
+mod generation;
+mod speculation;
+
 use std::time::{Duration, Instant};
 
-use crate::engine::{Drawn, Model, Tail};
+pub use generation::{Event, Finish, GenerateOptions, Generation, Source, Token};
+pub use speculation::SpecOptions;
+
+use crate::engine::{Drawn, MOST_ROWS, Model, Tail};
 use crate::error::{Error, Result};
 use crate::ops::{Choice, Draw, Path};
 use crate::sample::SamplerOptions;
-use crate::text::StreamDecoder;
+use crate::speculate::Statistics;
+use speculation::Speculation;
 
 /// Prompts of at most this many tokens are computed by the decode kernels, longer ones by the prefill kernels.
 /// A prompt's class depends on its length alone.
 const SHORT_PROMPT: usize = 16;
-
-/// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// The model ended the text.
-    End,
-    /// The wanted number of tokens is there.
-    Length,
-    /// The context is full.
-    Context,
-}
-
-/// A generated token.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Token {
-    pub id: u32,
-    /// Text that became complete with this token; empty in the middle of a character and without a vocabulary.
-    pub text: String,
-    /// Natural logarithm of the token's probability at temperature 1, before truncation.
-    pub logprob: f32,
-}
-
-/// What a generation yields.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    Token(Token),
-    /// The end, with text that was held back for a character that never became complete.
-    Done {
-        finish: Finish,
-        text: String,
-    },
-}
-
-/// What to generate.
-#[derive(Clone, Copy, Debug)]
-pub struct GenerateOptions {
-    /// Tokens at most; `None` until the model ends or the context is full.
-    pub max_tokens: Option<usize>,
-    /// Go on when the model ends the text.
-    pub ignore_end: bool,
-}
-
-impl Default for GenerateOptions {
-    fn default() -> Self {
-        GenerateOptions { max_tokens: Some(128), ignore_end: false }
-    }
-}
 
 /// Where time went since the session began.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,6 +45,7 @@ pub struct Session {
     computed: usize,
     sampler: SamplerOptions,
     stats: Stats,
+    speculation: Option<Speculation>,
     /// Rows of one prefill step; at most 16 means that the decode kernels compute prompts too.
     batch: u32,
 }
@@ -112,6 +73,7 @@ impl Session {
             computed: 0,
             sampler,
             stats: Stats::default(),
+            speculation: None,
             batch,
         })
     }
@@ -155,12 +117,29 @@ impl Session {
         Draw { choice, penalties: self.sampler.has_penalties() }
     }
 
+    /// What drafting came to, for a session that speculates.
+    pub fn speculation(&self) -> Option<&Statistics> {
+        self.speculation.as_ref().map(Speculation::statistics)
+    }
+
     /// Logits of every given token, `[tokens, vocab]`; the tokens join the conversation.
     ///
     /// Errors: a token the vocabulary does not have, more tokens than the context holds.
     pub fn forward(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        self.check(tokens)?;
         let (path, size) = self.path(tokens.len());
+        self.compute(tokens, path, size)
+    }
+
+    /// As [`Session::forward`], by the kernels that decode and verify, in steps of at most 65 rows. The bits are those of
+    /// one row at a time.
+    ///
+    /// Errors: as [`Session::forward`].
+    pub fn verify(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        self.compute(tokens, Path::Rows, MOST_ROWS as usize)
+    }
+
+    fn compute(&mut self, tokens: &[u32], path: Path, size: usize) -> Result<Vec<f32>> {
+        self.check(tokens)?;
         let model = self.model.clone();
         let mut engine = model.engine();
         let size = size.min(engine.most_logits() as usize);
@@ -189,14 +168,10 @@ impl Session {
             });
         }
         self.check(prompt)?;
-        Ok(Generation {
-            prompt: prompt.to_vec(),
-            options,
-            decoder: StreamDecoder::new(),
-            generated: 0,
-            done: false,
-            session: self,
-        })
+        if let Some(speculation) = &mut self.speculation {
+            speculation.begin(&self.tokens, prompt);
+        }
+        Ok(Generation::new(self, prompt, options))
     }
 
     /// Computes the prompt and draws the first token.
@@ -223,11 +198,10 @@ impl Session {
     fn decode(&mut self) -> Result<Drawn> {
         let began = Instant::now();
         let draw = self.draw();
-        let position = self.computed as u32;
+        let position = self.tokens.len() as u32 - 1;
         let mut engine = self.model.engine();
         let (host, made) = (engine.times.host, engine.recordings_made());
         let drawn = engine.decode(self.slot, position, draw)?;
-        self.computed += 1;
         // The first decode step of a session may record; the rest must replay.
         if self.stats.generated > 1 {
             self.stats.host_time += engine.times.host - host;
@@ -244,59 +218,8 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.model.engine().free_slot(self.slot);
-    }
-}
-
-/// A running generation.
-pub struct Generation<'a> {
-    session: &'a mut Session,
-    prompt: Vec<u32>,
-    options: GenerateOptions,
-    decoder: StreamDecoder,
-    generated: usize,
-    done: bool,
-}
-
-impl Generation<'_> {
-    fn finish(&mut self, finish: Finish) -> Event {
-        self.done = true;
-        Event::Done { finish, text: self.decoder.finish() }
-    }
-
-    fn step(&mut self) -> Result<Event> {
-        if self.options.max_tokens.is_some_and(|most| self.generated >= most) {
-            return Ok(self.finish(Finish::Length));
+        if let Some(speculation) = &self.speculation {
+            speculation.free();
         }
-        let drawn = if self.generated == 0 {
-            let prompt = std::mem::take(&mut self.prompt);
-            self.session.prefill(&prompt)?
-        } else if self.session.tokens.len() > self.session.model.context() as usize {
-            return Ok(self.finish(Finish::Context));
-        } else {
-            self.session.decode()?
-        };
-        let model = self.session.model.clone();
-        let vocabulary = model.vocabulary();
-        if !self.options.ignore_end && vocabulary.is_some_and(|v| v.is_end(drawn.token)) {
-            return Ok(self.finish(Finish::End));
-        }
-        self.generated += 1;
-        self.session.stats.generated += 1;
-        self.session.tokens.push(drawn.token);
-        let text = vocabulary.map_or_else(String::new, |v| self.decoder.push(v, drawn.token));
-        Ok(Event::Token(Token { id: drawn.token, text, logprob: drawn.logprob }))
-    }
-}
-
-impl Iterator for Generation<'_> {
-    type Item = Result<Event>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        let event = self.step();
-        self.done |= event.is_err();
-        Some(event)
     }
 }

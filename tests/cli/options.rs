@@ -39,6 +39,22 @@ fn values_outside_their_range() {
 }
 
 #[test]
+fn speculation_that_cannot_be() {
+    let run = |arguments: &[&str]| on_reference("run", &[&["-p", "a", "-n", "4"], arguments].concat());
+    run(&["--draft-max", "3"]).refuses(2, &["--draft-max", "-md"]);
+    run(&["--draft-p-min", "0.5", "--spec", "ngram-mod"]).refuses(2, &["--draft-p-min", "-md"]);
+    run(&["--spec", "draft-model"]).refuses(2, &["draft-model", "-md"]);
+    run(&["--spec", "magic"]).refuses(2, &["magic", "ngram-cache"]);
+    run(&["--spec", "ngram-cache", "--draft-max", "65"]).refuses(2, &["65", "64"]);
+    run(&["--spec", "ngram-cache", "--draft-max", "few"]).refuses(2, &["few", "auto"]);
+    run(&["-md", "no-such-file.gguf"]).refuses(2, &["no-such-file.gguf"]);
+    run(&["-m", STORIES, "-md", STORIES, "--draft-max", "17"]).refuses(2, &["17", "16"]);
+    run(&["-m", STORIES, "-md", STORIES, "--draft-p-min", "2"]).refuses(2, &["p-min", "2"]);
+    run(&["-m", STORIES, "-md", STORIES, "--draft-max", "2"]).succeeds();
+    run(&["--spec", "ngram-cache"]).succeeds();
+}
+
+#[test]
 fn a_prompt_that_does_not_fit() {
     let long = "word ".repeat(200);
     on_reference("run", &["-p", &long, "-c", "64"]).refuses(2, &["prompt", "64", "-c"]);

@@ -20,7 +20,7 @@ const SIMULATE: &str = "VKLLM_TEST_SIMULATE";
 /// File that gets one line per skipped test.
 const SKIPS: &str = "VKLLM_TEST_SKIPS";
 
-fn options() -> DeviceOptions {
+pub fn options() -> DeviceOptions {
     let wanted = std::env::var(DEVICE).unwrap_or_default();
     let selector = match wanted.as_str() {
         "" => Selector::Auto,

@@ -1,6 +1,6 @@
 //! Bits of logits: the same for one row and sixteen, for any prefill chunk, and from run to run.
 
-use vkllm::{Activations, Device};
+use vkllm::{Activations, Device, SamplerOptions, Session};
 
 use super::golden::Golden;
 use super::{data, greedy, logits, open, reference};
@@ -44,6 +44,38 @@ fn rows_do_not_depend_on_their_neighbours() {
 #[test]
 fn rows_do_not_depend_on_their_neighbours_on_the_reference() {
     every(reference(), &[1, 16], 32);
+}
+
+/// Steps of up to 65 rows, as verifications are, against one row at a time.
+fn wide(device: &Device, sizes: &[usize]) {
+    for golden in Golden::folder(&data("golden")) {
+        for activations in [Activations::Float, Activations::Int8] {
+            let want = bits(device, &golden, 1, activations, 65);
+            let model = open(device, &golden, 512, activations);
+            for &size in sizes {
+                let mut session = Session::new(&model, SamplerOptions::greedy()).expect("a session");
+                let got: Vec<u32> = golden.tokens[..65]
+                    .chunks(size)
+                    .flat_map(|chunk| session.verify(chunk).expect("logits"))
+                    .map(f32::to_bits)
+                    .collect();
+                let what = format!("{} {activations:?}: {size} rows and one", golden.name);
+                same(&what, &got, &want, want.len() / 65);
+            }
+        }
+    }
+}
+
+#[test]
+fn verifications_have_the_bits_of_single_rows() {
+    if let Some(device) = harness::device() {
+        wide(device, &[65, 16, 17, 33]);
+    }
+}
+
+#[test]
+fn verifications_have_the_bits_of_single_rows_on_the_reference() {
+    wide(reference(), &[65]);
 }
 
 #[test]

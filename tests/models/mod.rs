@@ -5,6 +5,7 @@ mod golden;
 mod kv;
 mod loading;
 mod simulated;
+mod speculation;
 mod story;
 
 use std::path::PathBuf;
@@ -62,7 +63,7 @@ fn greedy(model: &Model, prompt: &[u32], count: usize) -> Vec<u32> {
     events
         .filter_map(|event| match event.expect("a token") {
             Event::Token(token) => Some(token.id),
-            Event::Done { .. } => None,
+            Event::Round(_) | Event::Done { .. } => None,
         })
         .collect()
 }

@@ -33,6 +33,7 @@ fn told(device: &Device, gguf: Gguf, batch: u32) -> String {
         .map(|event| match event.expect("a token") {
             Event::Token(token) => token.text,
             Event::Done { text, .. } => text,
+            Event::Round(_) => String::new(),
         })
         .collect()
 }

@@ -1,5 +1,6 @@
 //! What every operation means: one naive CPU function per op, in f64 where that is natural, stored as f32.
 
+pub mod accept;
 pub mod argmax;
 pub mod attention;
 pub mod attention_combine;
@@ -18,6 +19,7 @@ pub mod sample_history;
 pub mod sample_penalize;
 pub mod sampler;
 pub mod step_grid;
+pub mod verify_rows;
 
 /// Positions per KV block and per attention chunk.
 pub const KV_BLOCK: usize = 128;

@@ -9,6 +9,8 @@ use crate::records::Sampler;
 pub const NO_TOKEN: u32 = u32::MAX;
 /// `StepRow.flags`: the row moves on to the chosen token.
 pub const ROW_ADVANCE: u32 = 1;
+/// `StepRow.flags`: the row stands for nothing.
+pub const ROW_IDLE: u32 = 2;
 /// Ids per partial result of `argmax`, and words of a partial result.
 pub const SLICE: usize = 512;
 pub const PARTIAL_WORDS: usize = 3;

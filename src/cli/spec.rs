@@ -1,0 +1,75 @@
+//! Options of speculation: from what was typed to a session that drafts.
+
+use vkllm_runtime::Device;
+
+use super::args::SpecArgs;
+use super::{Failure, input, load};
+use crate::speculate::{Method, Setting};
+use crate::{Model, ModelFile, ModelOptions, Session, SpecOptions};
+
+/// What was asked for; `None` for plain decoding.
+pub(super) fn options(args: &SpecArgs) -> Result<Option<SpecOptions>, Failure> {
+    let mut methods = args.spec.as_deref().map(Setting::parse_list).transpose()?.unwrap_or_default();
+    let named = methods.iter().any(|setting| setting.method == Method::DRAFT_MODEL);
+    if named && args.model_draft.is_none() {
+        return Err(input("--spec names draft-model, but no model drafts; give one with -md FILE"));
+    }
+    if !named && args.model_draft.is_some() {
+        methods.push(Setting::new(Method::DRAFT_MODEL));
+    }
+    if methods.is_empty() {
+        let lone = [
+            ("--draft-max", args.draft_max != "auto"),
+            ("--draft-min", args.draft_min > 0),
+            ("--draft-p-min", args.draft_p_min.is_some()),
+        ];
+        return match lone.iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(input(format!(
+                "{name} says how to draft, but nobody drafts; give -md FILE or --spec TYPE"
+            ))),
+            None => Ok(None),
+        };
+    }
+    if let Some(p_min) = args.draft_p_min {
+        let setting = methods.iter_mut().find(|setting| setting.method == Method::DRAFT_MODEL);
+        setting
+            .ok_or_else(|| input("--draft-p-min is for a draft model; give one with -md FILE"))?
+            .set("p-min", &p_min.to_string())?;
+    }
+    let draft_max = match args.draft_max.as_str() {
+        "auto" => None,
+        number => Some(
+            number
+                .parse()
+                .map_err(|_| input(format!("--draft-max is \"{number}\"; allowed is a number, or auto")))?,
+        ),
+    };
+    Ok(Some(SpecOptions { methods, draft_max, draft_min: args.draft_min }))
+}
+
+/// Reads the draft model's file and checks that it fits beside the target, before either is loaded.
+pub(super) fn file(
+    args: &SpecArgs,
+    device: &Device,
+    target: &ModelFile,
+    model: &ModelOptions,
+) -> Result<Option<(ModelFile, ModelOptions)>, Failure> {
+    let Some(path) = &args.model_draft else { return Ok(None) };
+    let file = load::file(Some(path))?;
+    let options = ModelOptions { context: Some(target.context(model)), ..*model };
+    target.plan(model)?.and(&file.plan(&options)?).check(device)?;
+    Ok(Some((file, options)))
+}
+
+/// A session that speculates.
+pub(super) fn session(
+    session: Session,
+    draft: Option<&Model>,
+    options: Option<&SpecOptions>,
+) -> Result<Session, Failure> {
+    Ok(match (options, draft) {
+        (None, _) => session,
+        (Some(options), Some(draft)) => session.with_draft(draft, options)?,
+        (Some(options), None) => session.with_history(options)?,
+    })
+}

@@ -1,0 +1,273 @@
+//! Speculation of a session: who drafts, how much, and the round that verifies it.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::Session;
+use super::generation::Source;
+use crate::engine::{Drafts, Drawn, MOST_DRAFTS, MOST_MODEL_DRAFTS, Model, Rounds};
+use crate::error::{Error, Result};
+use crate::speculate::{
+    Chain, Governor, GovernorOptions, Method, Offer, Round, Setting, Statistics, Times, compare_models,
+};
+
+/// How a session speculates.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SpecOptions {
+    /// Who drafts, in the order in which they are asked; the draft model comes after those that are named.
+    pub methods: Vec<Setting>,
+    /// Tokens drafted each round; `None` leaves it to the governor.
+    pub draft_max: Option<usize>,
+    /// Drafts shorter than this are not used.
+    pub draft_min: usize,
+}
+
+/// What a session that speculates has beside its conversation.
+pub(super) struct Speculation {
+    draft: Option<Model>,
+    rounds: Rounds,
+    chain: Chain,
+    governor: Governor,
+    statistics: Statistics,
+    /// The draft that history gave, kept to reuse its memory.
+    found: Vec<u32>,
+}
+
+fn cannot(reason: String) -> Error {
+    Error::Draft { reason }
+}
+
+/// Errors: what keeps `draft` from drafting for `target`.
+fn check(target: &Model, draft: &Model) -> Result<()> {
+    if target.is(draft) {
+        return Err(cannot("it is the target itself".into()));
+    }
+    let (ours, theirs) = (target.bytes_per_token(), draft.bytes_per_token());
+    if theirs > ours {
+        return Err(cannot(format!(
+            "a token of it reads {theirs} bytes of weights, one of the target {ours}"
+        )));
+    }
+    if draft.context() < target.context() {
+        return Err(cannot(format!(
+            "its context holds {} tokens, the target's {}",
+            draft.context(),
+            target.context()
+        )));
+    }
+    compare_models((target.vocabulary(), target.config().vocab), (draft.vocabulary(), draft.config().vocab))?;
+    Ok(())
+}
+
+impl SpecOptions {
+    fn check(&self, most: usize) -> Result<()> {
+        let argument = |what: &str, found: usize, allowed: String| {
+            Err(Error::Argument { what: what.into(), found: found.to_string(), allowed })
+        };
+        match self.draft_max {
+            Some(found) if found > most => {
+                argument("the number of tokens to draft", found, format!("0 to {most} with these drafters"))
+            }
+            _ if self.draft_min > self.draft_max.unwrap_or(most) => argument(
+                "the least number of tokens to draft",
+                self.draft_min,
+                format!("0 to {}", self.draft_max.unwrap_or(most)),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Session {
+    /// Lets a smaller model with the same vocabulary draft, and the history drafters among the options before it. The
+    /// text stays what it is without.
+    ///
+    /// Errors: [`Error::Draft`] when the models do not go together, options out of range, no free place in the draft.
+    pub fn with_draft(self, draft: &Model, options: &SpecOptions) -> Result<Self> {
+        check(&self.model, draft)?;
+        let mut methods = options.methods.clone();
+        if methods.iter().all(|setting| setting.method != Method::DRAFT_MODEL) {
+            methods.push(Setting::new(Method::DRAFT_MODEL));
+        }
+        let mut engine = draft.engine();
+        let slot = engine.take_slot()?;
+        let prepared =
+            self.sampler.record(engine.history_of(slot)).and_then(|record| engine.set_sampler(slot, &record));
+        drop(engine);
+        let made = prepared.and_then(|()| self.speculate(Some((draft, slot)), &methods, options));
+        if made.is_err() {
+            draft.engine().free_slot(slot);
+        }
+        made
+    }
+
+    /// Lets drafters look in the conversation's own tokens for what comes next. The text stays what it is without.
+    ///
+    /// Errors: options out of range, no history drafter among them.
+    pub fn with_history(self, options: &SpecOptions) -> Result<Self> {
+        let model = options.methods.iter().any(|setting| setting.method == Method::DRAFT_MODEL);
+        if model || options.methods.is_empty() {
+            let known: Vec<_> = Method::all().filter(|m| m.is_history()).map(Method::name).collect();
+            return Err(Error::Argument {
+                what: "the list of drafting methods without a draft model".into(),
+                found: if model { Method::DRAFT_MODEL.to_string() } else { "empty".into() },
+                allowed: format!("one or more of {}", known.join(", ")),
+            });
+        }
+        self.speculate(None, &options.methods, options)
+    }
+
+    fn speculate(
+        mut self,
+        draft: Option<(&Model, u32)>,
+        methods: &[Setting],
+        options: &SpecOptions,
+    ) -> Result<Self> {
+        let most = methods.iter().map(|setting| setting.method.row().most).max().unwrap_or(0);
+        options.check(most.min(MOST_DRAFTS as usize))?;
+        let p_min = methods.iter().find_map(|setting| setting.get("p-min")).unwrap_or(0.0) as f32;
+        let rounds = {
+            let (target, engine) = self.model.engines(draft.map(|(model, _)| model));
+            let side = engine.as_deref().zip(draft).map(|(engine, (_, slot))| (engine, slot));
+            Rounds::new(&target, self.slot, self.draw(), side, p_min)?
+        };
+        let cost = draft.map_or(0.0, |(model, _)| {
+            model.bytes_per_token() as f64 / self.model.bytes_per_token().max(1) as f64
+        });
+        let governor = Governor::new(GovernorOptions {
+            fixed: options.draft_max,
+            least: options.draft_min,
+            most,
+            model: draft.is_some(),
+            draft_cost: cost,
+        });
+        self.speculation = Some(Speculation {
+            draft: draft.map(|(model, _)| model.clone()),
+            rounds,
+            chain: Chain::new(methods),
+            governor,
+            statistics: Statistics::default(),
+            found: Vec::new(),
+        });
+        Ok(self)
+    }
+
+    /// One round, or one plain step where drafting does not pay. Its tokens, at most `left`, go to `pending`.
+    pub(super) fn round(
+        &mut self,
+        left: usize,
+        pending: &mut VecDeque<(Result<Drawn>, Source)>,
+    ) -> Result<Round> {
+        let began = Instant::now();
+        let Some(mut speculation) = self.speculation.take() else { return Ok(Round::default()) };
+        let round = self.round_with(&mut speculation, left, pending, began);
+        self.speculation = Some(speculation);
+        round
+    }
+
+    fn round_with(
+        &mut self,
+        speculation: &mut Speculation,
+        left: usize,
+        pending: &mut VecDeque<(Result<Drawn>, Source)>,
+        began: Instant,
+    ) -> Result<Round> {
+        let Speculation { draft, rounds, chain, governor, statistics, found } = speculation;
+        let base = self.tokens.len() - 1;
+        let room = (self.model.context() as usize - 1 - base).min(left - 1).min(MOST_DRAFTS as usize);
+        let history = chain.draft(&self.tokens, room, found).map(|method| (method, found.len()));
+        let lag = rounds.lag(base as u32) as usize;
+        let decision = governor.choose(&Offer { history, lag, room });
+        let k = decision.k.min(room);
+        let (drafts, method) = match decision.method {
+            Some(Method::DRAFT_MODEL) if k > 0 => {
+                (Drafts::Model((k as u32).min(MOST_MODEL_DRAFTS)), Method::DRAFT_MODEL)
+            }
+            Some(method) if k > 0 => {
+                found.truncate(k);
+                (Drafts::Given(found), method)
+            }
+            _ => {
+                let round = self.plain(rounds, began)?;
+                governor.observe(&round.0);
+                statistics.add(&round.0, &decision);
+                pending.push_back((Ok(round.1), Source::Target));
+                return Ok(round.0);
+            }
+        };
+        let made = rounds.made();
+        let model = self.model.clone();
+        let (mut target, mut engine) = model.engines(draft.as_ref());
+        let outcome = rounds.run(&mut target, engine.as_deref_mut(), &self.tokens, drafts)?;
+        drop((target, engine));
+        if let Drafts::Given(tokens) = drafts {
+            chain.result(tokens, outcome.accepted as usize);
+        }
+        let times = outcome.times;
+        let round = Round {
+            method: Some(method),
+            asked: k,
+            drafted: outcome.drafted as usize,
+            accepted: outcome.accepted as usize,
+            catch_up: if method == Method::DRAFT_MODEL { lag.saturating_sub(1) } else { 0 },
+            times: Times {
+                catch_up: times.catch_up,
+                draft: times.draft,
+                verify: times.verify,
+                accept: times.accept,
+                idle: times.idle,
+            },
+            wall: began.elapsed(),
+            recorded: rounds.made() != made,
+        };
+        governor.observe(&round);
+        statistics.add(&round, &decision);
+        for (place, drawn) in outcome.drawn.into_iter().enumerate() {
+            let accepted = place < outcome.accepted as usize;
+            let source = if accepted { Source::Draft { method, place } } else { Source::Target };
+            pending.push_back((drawn, source));
+        }
+        self.stats.host_time += times.host;
+        self.stats.replay_time += times.wall;
+        self.stats.host_steps += 1;
+        self.stats.rerecorded += rounds.made() - made;
+        self.stats.decode_time += began.elapsed();
+        Ok(round)
+    }
+
+    /// A plain decode step as a round that drafts nothing.
+    fn plain(&mut self, rounds: &mut Rounds, began: Instant) -> Result<(Round, Drawn)> {
+        let device = |session: &Session| session.model.engine().times.device;
+        let (before, recorded) = (device(self), self.stats.rerecorded);
+        let drawn = self.decode()?;
+        rounds.moved(self.tokens.len() as u32);
+        let verify = device(self).map(|after| after - before.unwrap_or_default());
+        let round = Round {
+            times: Times { verify, ..Times::default() },
+            wall: began.elapsed(),
+            recorded: self.stats.rerecorded != recorded,
+            ..Round::default()
+        };
+        Ok((round, drawn))
+    }
+}
+
+impl Speculation {
+    /// A generation begins: `tokens` stand, `prompt` comes next.
+    pub(super) fn begin(&mut self, tokens: &[u32], prompt: &[u32]) {
+        self.rounds.moved(tokens.len() as u32);
+        self.chain.begin(&[tokens, prompt].concat());
+        self.governor.begin();
+    }
+
+    pub(super) fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// Gives the draft model's place back.
+    pub(super) fn free(&self) {
+        if let (Some(model), Some(slot)) = (&self.draft, self.rounds.draft_slot()) {
+            model.engine().free_slot(slot);
+        }
+    }
+}
