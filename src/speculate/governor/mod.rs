@@ -298,24 +298,36 @@ impl Governor {
             .filter(move |&(_, k)| k >= least)
     }
 
-    /// A draft of each length from 1 to `most`, with its numbers.
+    /// What drafts of 1 to `most` tokens would bring if each token were accepted at this rate, those before it being so.
+    pub fn predict(&self, method: Method, acceptance: f64, most: usize) -> Vec<Decision> {
+        let mut tokens = 1.0;
+        let draft = |k: usize| {
+            tokens += acceptance.powi(k as i32);
+            self.draft(method, k, (tokens, k as f64), 0.0)
+        };
+        (1..=most).map(draft).collect()
+    }
+
+    /// A draft of `k` tokens that is expected to commit `tokens` after `steps` draft steps.
+    fn draft(&self, method: Method, k: usize, (tokens, steps): (f64, f64), catch_up: f64) -> Decision {
+        let plain = self.costs.plain();
+        Decision {
+            method: Some(method),
+            k,
+            why: Why::Best,
+            tokens,
+            cost: (self.costs.round(method, k, steps) + catch_up) / plain,
+            catch_up: catch_up / plain,
+            account: self.account,
+            plain: self.plain_time(),
+        }
+    }
+
+    /// A draft of each length from 1 to `most`, with its numbers, and its draft steps.
     fn drafts(&self, method: Method, most: usize, lag: usize) -> impl Iterator<Item = (Decision, f64)> + '_ {
-        let lag = if method.is_history() { 0 } else { lag };
-        let (plain, catch_up) = (self.costs.plain(), self.costs.catch_up(lag));
+        let catch_up = self.costs.catch_up(if method.is_history() { 0 } else { lag });
         let expected = self.acceptance[method.index()].expected().take(most);
-        expected.zip(1..).map(move |((tokens, steps), k)| {
-            let decision = Decision {
-                method: Some(method),
-                k,
-                why: Why::Best,
-                tokens,
-                cost: (self.costs.round(method, k, steps) + catch_up) / plain,
-                catch_up: catch_up / plain,
-                account: self.account,
-                plain: self.plain_time(),
-            };
-            (decision, steps)
-        })
+        expected.zip(1..).map(move |(expected, k)| (self.draft(method, k, expected, catch_up), expected.1))
     }
 
     fn decide(&mut self, offer: &Offer) -> Decision {

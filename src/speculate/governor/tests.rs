@@ -21,7 +21,7 @@ fn loss(outcome: &Outcome) -> f64 {
 
 #[test]
 fn a_drafter_that_is_always_wrong_costs_little() {
-    for seed in 0..10 {
+    for seed in 0..3 {
         for draft in [0.02, 0.13, 0.5, 1.0] {
             for row in [0.0, 0.03, 0.3] {
                 let device = Device::new(row, draft);
@@ -41,7 +41,7 @@ fn share_of_best(device: &Device, draft: f64, p: f64, tokens: usize) -> f64 {
         let o = run(&mut governor(draft), device, seed, tokens, 0, &constant(p));
         o.tokens as f64 / o.time / best
     };
-    (0..4).map(share).sum::<f64>() / 4.0
+    (0..3).map(share).sum::<f64>() / 3.0
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn cliff(rows: usize, height: f64) -> Device {
 #[test]
 fn cliffs_are_found_and_kept_away_from() {
     for rows in [2, 5, 9, 12] {
-        for height in [0.5, 1.0, 3.0] {
+        for height in [0.5, 3.0] {
             for p in [0.5, 0.8, 0.95] {
                 let share = share_of_best(&cliff(rows, height), 0.1, p, 2000);
                 // A step up within the first rows makes every trial dear, and dear trials are rare.
@@ -183,7 +183,7 @@ fn drafts_that_stop_paying_when_the_device_speeds_up_are_dropped() {
 
 #[test]
 fn whatever_happens_it_is_never_slower() {
-    for seed in 0..150u64 {
+    for seed in 0..80u64 {
         let mut r = Random(seed);
         let (row, draft) = (r.share() * 0.6, 0.01 + r.share() * 1.2);
         let mut device = if r.below(2) == 0 {
