@@ -7,8 +7,8 @@
 //! *Never slower than plain decoding* is an account, in plain steps. Every round pays in what it gained over plain
 //! decoding, or takes out what it lost; each token pays in [`SHARE`] besides. A draft is made only if the account could
 //! bear that all of it is rejected. So whatever the drafter does, a conversation of n tokens takes at most the time of
-//! `n * (1 + SHARE) + OPENING` plain steps, as far as the measured times are true, and any part of it loses at most what
-//! the account can hold, [`MOST_SAVED`], more.
+//! `n * (1 + SHARE) + OPENING` plain steps, and any part of it loses at most what the account can hold, [`MOST_SAVED`],
+//! more. That holds as far as the plain step's time is known: a relative error of it counts in full.
 
 mod acceptance;
 mod cost;

@@ -218,7 +218,10 @@ fn whatever_happens_it_is_never_slower() {
         let history = if r.below(3) == 0 { 1 + r.below(64) as usize } else { 0 };
         let believed = draft * (0.5 + r.share());
         let o = run(&mut governor(believed), &device, seed, 3000, history, &accept);
-        assert!(o.time < o.plain * (1.0 + SHARE + 0.005) + OPENING * 40.0, "seed {seed}: {o:?}");
+        // An error of the plain step's estimate counts in full where a drafter fools the governor for ever: noise deviates
+        // by 0.58 of its bound, the estimate rests on six samples at least, so by 0.24; three times that is allowed.
+        let error = device.noise.0 * if kind == 3 { 0.72 } else { 0.2 };
+        assert!(o.time < o.plain * (1.0 + SHARE + error) + (OPENING + 1.0) * 40.0, "seed {seed}: {o:?}");
     }
 }
 
