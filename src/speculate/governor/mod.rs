@@ -27,7 +27,7 @@ use cost::Costs;
 
 /// Share of the time that may be lost to trying.
 const SHARE: f64 = 0.01;
-/// Plain steps that a conversation may lose to trying besides, at its beginning.
+/// Plain steps that may be lost to trying besides, at the beginning.
 const OPENING: f64 = 4.0;
 /// Plain steps that gains are remembered for.
 const MOST_SAVED: f64 = 12.0;
@@ -195,10 +195,10 @@ impl Governor {
         }
     }
 
-    /// Another conversation begins: what rounds cost is still known, how good drafts are only half.
+    /// Another text begins: what rounds cost is still known, how good drafts are only half. The account stays as it is,
+    /// so that many short texts lose no more than a long one.
     pub fn begin(&mut self) {
         self.acceptance.iter_mut().for_each(|acceptance| acceptance.weaken(0.5));
-        self.account = self.account.max(OPENING);
         self.last = None;
     }
 
@@ -325,7 +325,9 @@ impl Governor {
 
     /// A draft of each length from 1 to `most`, with its numbers, and its draft steps.
     fn drafts(&self, method: Method, most: usize, lag: usize) -> impl Iterator<Item = (Decision, f64)> + '_ {
-        let catch_up = self.costs.catch_up(if method.is_history() { 0 } else { lag });
+        // The first draft step takes two rows.
+        let lag = if method.is_history() { 0 } else { lag.saturating_sub(1) };
+        let catch_up = self.costs.catch_up(lag);
         let expected = self.acceptance[method.index()].expected().take(most);
         expected.zip(1..).map(move |(expected, k)| (self.draft(method, k, expected, catch_up), expected.1))
     }
