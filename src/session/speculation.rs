@@ -228,9 +228,12 @@ impl Session {
             let source = if accepted { Source::Draft { method, place } } else { Source::Target };
             pending.push_back((drawn, source));
         }
-        self.stats.host_time += times.host;
-        self.stats.replay_time += times.wall;
-        self.stats.host_steps += 1;
+        // Rounds that record say nothing about the others.
+        if !round.recorded {
+            self.stats.host_time += times.host;
+            self.stats.replay_time += times.wall;
+            self.stats.host_steps += 1;
+        }
         self.stats.rerecorded += rounds.made() - made;
         self.stats.decode_time += began.elapsed();
         Ok(round)
