@@ -26,8 +26,9 @@ pub enum Error {
     ContextFull { allowed: usize },
     #[error("token {found} does not exist; the vocabulary has {allowed} tokens, 0 to {last}", last = allowed - 1)]
     NoSuchToken { found: u32, allowed: u32 },
-    #[error("{need} bytes are needed for {what}, but {have} are there")]
-    DoesNotFit { what: String, need: u64, have: u64 },
+    /// `advice` begins with a semicolon or is empty.
+    #[error("{need} bytes are needed for {what}, but {have} are there{advice}")]
+    DoesNotFit { what: String, need: u64, have: u64, advice: String },
     #[error(
         "position {position}: the logits hold no number that can be sampled; the weights or activations are not finite"
     )]

@@ -42,7 +42,7 @@ pub mod text;
 mod weights;
 
 pub use cache::KvType;
-pub use engine::{Model, ModelFile, ModelOptions, PipelineUse, Plan, Profile, pipelines};
+pub use engine::{Model, ModelFile, ModelOptions, PipelineUse, Plan, Profile, Watch, pipelines};
 pub use error::{Error, Result};
 pub use models::{ARCHITECTURES, Config};
 pub use ops::Activations;

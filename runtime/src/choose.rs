@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use crate::buffer::Usage;
-use crate::caps::{Caps, MemoryType};
+use crate::caps::{Caps, DeviceKind, MemoryType};
 
 /// The memory types that do for a usage, best first.
 ///
@@ -32,10 +32,28 @@ pub(crate) fn choose(caps: &Caps, usage: Usage) -> Vec<MemoryType> {
     types
 }
 
+/// Size and alignment of a huge page.
+pub(crate) const HUGE: u64 = 2 << 20;
+
+/// Whether a buffer is put into huge pages of the host: on software drivers, which then have few pages to fault in and
+/// to look up.
+pub(crate) fn in_huge_pages(caps: &Caps, usage: Usage, size: u64) -> bool {
+    caps.kind == DeviceKind::Cpu
+        && usage == Usage::Constant
+        && caps.import_alignment.is_some_and(|align| HUGE.is_multiple_of(align))
+        && size >= HUGE
+        && caps.check_buffer("", size.next_multiple_of(HUGE)).is_ok()
+}
+
+/// Bytes that a buffer is expected to take.
+pub(crate) fn expected(caps: &Caps, usage: Usage, size: u64) -> u64 {
+    size.next_multiple_of(if in_huge_pages(caps, usage, size) { HUGE } else { 256 })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caps::{DeviceKind, HeapInfo};
+    use crate::caps::HeapInfo;
 
     const GIB: u64 = 1 << 30;
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use crate::arena::Arena;
 use crate::buffer::{Buffer, Inner, Usage};
 use crate::caps::{Caps, Need};
-use crate::choose::choose;
+use crate::choose::{choose, expected};
 use crate::encode::{Encoded, Fence, constant_bytes};
 use crate::error::Error;
 use crate::hazard::between;
@@ -153,11 +153,6 @@ impl Device {
         Device { backend: Arc::new(Backend::Planner(Box::new(caps), taken)) }
     }
 
-    /// Whether it only counts.
-    pub fn is_planner(&self) -> bool {
-        matches!(&*self.backend, Backend::Planner(..))
-    }
-
     pub fn caps(&self) -> &Caps {
         match &*self.backend {
             Backend::Vulkan(gpu) => &gpu.context.caps,
@@ -204,9 +199,11 @@ impl Device {
             }
             Backend::Planner(caps, taken) => {
                 caps.check_buffer(&name, size)?;
-                let heap = choose(caps, usage).first().map_or(0, |kind| kind.heap);
-                taken[heap].fetch_add(size.next_multiple_of(256), Ordering::Relaxed);
-                Storage::Planned
+                // The reference device has no heaps and sees everything.
+                let kind = choose(caps, usage).first().copied();
+                let (heap, visible) = kind.map_or((0, true), |kind| (kind.heap, kind.host_visible));
+                taken[heap].fetch_add(expected(caps, usage, size), Ordering::Relaxed);
+                Storage::Planned(visible)
             }
         };
         Ok(Buffer { inner: Arc::new(Inner { name, size, usage, storage }) })
@@ -228,7 +225,7 @@ impl Device {
             Backend::Vulkan(gpu) => {
                 Storage::Vulkan(VulkanBuffer::import(&gpu.context, &name, memory, offset, len)?)
             }
-            Backend::Planner(..) => Storage::Planned,
+            Backend::Planner(..) => Storage::Planned(false),
             Backend::Reference(_) => {
                 let reason = "the reference device has memory of its own only".to_owned();
                 return Err(Error::Import { what: name, reason });

@@ -1,6 +1,7 @@
 //! Where buffers live: an allocation of the device for each, mapped when the host can see it, pages of the host that the
 //! device borrows, or words of the host for the reference device. Nothing outside knows whether memory is coherent.
 
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +11,7 @@ use gpu_allocator::vulkan::{Allocation, AllocationCreateDesc, AllocationScheme};
 
 use crate::buffer::Usage;
 use crate::caps::MemoryType;
-use crate::choose::choose;
+use crate::choose::{HUGE, choose, in_huge_pages};
 use crate::error::Error;
 use crate::vulkan::{Context, failed, lock};
 
@@ -18,8 +19,8 @@ use crate::vulkan::{Context, failed, lock};
 pub(crate) enum Storage {
     Vulkan(VulkanBuffer),
     Host(Mutex<Vec<u32>>),
-    /// None: the buffer was only counted.
-    Planned,
+    /// None: the buffer was only counted. Whether the host would see it.
+    Planned(bool),
 }
 
 /// Memory of the host that a device may read for as long as this lives.
@@ -46,6 +47,53 @@ enum Backing {
     Own(Allocation),
     /// Borrowed pages, and what keeps them in place.
     Imported(vk::DeviceMemory, Arc<dyn HostMemory>),
+    /// Pages of our own that the device uses.
+    Pages(vk::DeviceMemory, Pages),
+}
+
+/// Zeroed memory in whole huge pages, none of which is there before it is touched.
+struct Pages {
+    pointer: *mut u8,
+    len: u64,
+    allocation: *mut u8,
+    layout: Layout,
+}
+
+// SAFETY: plain memory that the buffer which owns it guards with its claims.
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    fn new(size: u64) -> Result<Self, Error> {
+        let len = size.next_multiple_of(HUGE);
+        let none = |detail: &str| Error::OutOfMemory {
+            what: "huge pages".into(),
+            wanted: size,
+            detail: format!(" ({detail})"),
+        };
+        let bytes = usize::try_from(len + HUGE).map_err(|_| none("too large"))?;
+        let layout = Layout::from_size_align(bytes, 16).map_err(|_| none("too large"))?;
+        // SAFETY: the layout is not empty. Zeroed memory of this size is mapped anew, not written.
+        let allocation = unsafe { alloc_zeroed(layout) };
+        if allocation.is_null() {
+            return Err(none("the system has none"));
+        }
+        let pointer = allocation.wrapping_add(allocation.align_offset(HUGE as usize));
+        #[cfg(target_os = "linux")]
+        // SAFETY: the range is mapped and ours. It is advice: a kernel without huge pages ignores it.
+        unsafe {
+            libc::madvise(pointer.cast(), len as usize, libc::MADV_HUGEPAGE)
+        };
+        Ok(Pages { pointer, len, allocation, layout })
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout; the device's memory over it was freed before.
+        unsafe { dealloc(self.allocation, self.layout) };
+    }
 }
 
 /// How the host reaches the memory.
@@ -88,7 +136,7 @@ impl Storage {
         match self {
             Storage::Vulkan(buffer) => !matches!(buffer.host, Host::Invisible),
             Storage::Host(_) => true,
-            Storage::Planned => false,
+            Storage::Planned(visible) => *visible,
         }
     }
 
@@ -140,7 +188,7 @@ impl Storage {
                 let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
                 body(&mut bytes[offset as usize..offset as usize + len])
             }
-            Storage::Planned => Err(invisible(name).into()),
+            Storage::Planned(_) => Err(invisible(name).into()),
         }
     }
 }
@@ -148,6 +196,12 @@ impl Storage {
 impl VulkanBuffer {
     /// Creates a buffer of `size` bytes, a multiple of four, in the best memory that has room.
     pub(crate) fn new(context: &Arc<Context>, name: &str, size: u64, usage: Usage) -> Result<Self, Error> {
+        if in_huge_pages(&context.caps, usage, size) {
+            match VulkanBuffer::on_pages(context, name, size) {
+                Err(Error::Import { reason, .. }) => tracing::debug!(name, reason, "no huge pages"),
+                done => return done,
+            }
+        }
         let mut buffer = VulkanBuffer::bare(context, name, size, false)?;
         // SAFETY: the handle was created above.
         let requirements = unsafe { context.device.get_buffer_memory_requirements(buffer.handle) };
@@ -169,10 +223,7 @@ impl VulkanBuffer {
             match allocated {
                 Ok(allocation) => {
                     buffer.take(kind, allocation, requirements.size);
-                    let (memory, offset) = buffer.memory();
-                    // SAFETY: fresh buffer, memory that meets its requirements and lives as long as the buffer.
-                    unsafe { context.device.bind_buffer_memory(buffer.handle, memory, offset) }
-                        .map_err(failed("vkBindBufferMemory"))?;
+                    buffer.bind()?;
                     return Ok(buffer);
                 }
                 Err(error) => detail = format!(" ({error})"),
@@ -189,57 +240,96 @@ impl VulkanBuffer {
         offset: u64,
         len: u64,
     ) -> Result<Self, Error> {
+        let bytes = memory.bytes();
+        // The last page of a mapping reaches beyond its last byte.
+        if offset.checked_add(len).is_none_or(|end| end > (bytes.len() as u64).next_multiple_of(4096)) {
+            let reason = format!("{len} bytes from {offset} leave the {} there are", bytes.len());
+            return Err(Error::Import { what: name.to_owned(), reason });
+        }
+        let pointer = bytes.as_ptr().wrapping_add(offset as usize).cast_mut();
+        // SAFETY: the pages are mapped for as long as `memory` lives; no kernel writes to them, because recordings refuse
+        // it.
+        let (mut buffer, imported, _) = unsafe { VulkanBuffer::import_pages(context, name, pointer, len) }?;
+        buffer.backing = Backing::Imported(imported, Arc::clone(memory));
+        buffer.bind()?;
+        Ok(buffer)
+    }
+
+    /// Memory for a software driver, which reads and writes it as any other program does: in huge pages, of which there
+    /// are few to fault in and to look up.
+    fn on_pages(context: &Arc<Context>, name: &str, size: u64) -> Result<Self, Error> {
+        let pages = Pages::new(size)?;
+        // SAFETY: the pages are mapped as long as the buffer lives, which keeps them.
+        let (mut buffer, imported, kind) =
+            unsafe { VulkanBuffer::import_pages(context, name, pages.pointer, pages.len) }?;
+        if kind.host_visible && kind.coherent {
+            buffer.host = Host::Coherent;
+        }
+        buffer.count(&kind, pages.len);
+        buffer.backing = Backing::Pages(imported, pages);
+        buffer.bind()?;
+        Ok(buffer)
+    }
+
+    /// A buffer, not bound yet, and memory over pages of the host.
+    ///
+    /// # Safety
+    /// The pages are mapped until the memory is freed; nobody writes to them unless the device may.
+    unsafe fn import_pages(
+        context: &Arc<Context>,
+        name: &str,
+        pointer: *mut u8,
+        len: u64,
+    ) -> Result<(Self, vk::DeviceMemory, MemoryType), Error> {
         let refuse = |reason: String| Error::Import { what: name.to_owned(), reason };
         let (Some(align), Some(host)) = (context.caps.import_alignment, &context.host_memory) else {
             return Err(refuse(format!("{} lacks VK_EXT_external_memory_host", context.caps.name)));
         };
-        let bytes = memory.bytes();
-        let pointer = bytes.as_ptr().wrapping_add(offset as usize).cast_mut().cast();
         // Some drivers take an address that is not aligned and read from elsewhere.
-        if !(pointer as u64 | offset | len).is_multiple_of(align) {
+        if !(pointer as u64 | len).is_multiple_of(align) {
             return Err(refuse(format!("{pointer:p} and {len} bytes are not multiples of {align}")));
-        }
-        // The last page of a mapping reaches beyond its last byte.
-        if offset.checked_add(len).is_none_or(|end| end > (bytes.len() as u64).next_multiple_of(4096)) {
-            return Err(refuse(format!("{len} bytes from {offset} leave the {} there are", bytes.len())));
         }
         let kind = vk::ExternalMemoryHandleTypeFlags::HOST_ALLOCATION_EXT;
         let mut properties = vk::MemoryHostPointerPropertiesEXT::default();
-        // SAFETY: the pages from `pointer` on are mapped, for as long as `memory` lives.
+        // SAFETY: the caller's promise.
         unsafe {
             (host.fp().get_memory_host_pointer_properties_ext)(
                 context.device.handle(),
                 kind,
-                pointer,
+                pointer.cast(),
                 &mut properties,
             )
         }
         .result()
         .map_err(|result| refuse(format!("the driver says {result}")))?;
-        let mut buffer = VulkanBuffer::bare(context, name, len, true)?;
+        let buffer = VulkanBuffer::bare(context, name, len, true)?;
         // SAFETY: the handle was created above.
         let requirements = unsafe { context.device.get_buffer_memory_requirements(buffer.handle) };
         let bits = requirements.memory_type_bits & properties.memory_type_bits;
         let types = choose(&context.caps, Usage::Constant);
-        let kind_of = types.iter().find(|t| bits & (1 << t.index) != 0);
-        let kind_of = kind_of.ok_or_else(|| refuse("no kind of memory can hold it".into()))?;
+        let found = types.iter().find(|t| bits & (1 << t.index) != 0);
+        let found = found.ok_or_else(|| refuse("no kind of memory can hold it".into()))?;
         if requirements.size > len {
             return Err(refuse(format!("a buffer of {len} bytes needs {}", requirements.size)));
         }
         let mut import =
-            vk::ImportMemoryHostPointerInfoEXT::default().handle_type(kind).host_pointer(pointer);
+            vk::ImportMemoryHostPointerInfoEXT::default().handle_type(kind).host_pointer(pointer.cast());
         let info = vk::MemoryAllocateInfo::default()
             .allocation_size(len)
-            .memory_type_index(kind_of.index)
+            .memory_type_index(found.index)
             .push_next(&mut import);
-        // SAFETY: as above; no kernel writes to the buffer, because recordings refuse it.
+        // SAFETY: the caller's promise.
         let imported = unsafe { context.device.allocate_memory(&info, None) }
             .map_err(|result| refuse(format!("the driver says {result}")))?;
-        buffer.backing = Backing::Imported(imported, Arc::clone(memory));
-        // SAFETY: fresh buffer and memory, of the same size.
-        unsafe { context.device.bind_buffer_memory(buffer.handle, imported, 0) }
-            .map_err(failed("vkBindBufferMemory"))?;
-        Ok(buffer)
+        Ok((buffer, imported, *found))
+    }
+
+    /// Binds the buffer to its memory.
+    fn bind(&self) -> Result<(), Error> {
+        let (memory, offset) = self.memory();
+        // SAFETY: fresh buffer, memory that meets its requirements and lives as long as the buffer.
+        unsafe { self.context.device.bind_buffer_memory(self.handle, memory, offset) }
+            .map_err(failed("vkBindBufferMemory"))
     }
 
     /// A buffer without memory.
@@ -281,6 +371,10 @@ impl VulkanBuffer {
             _ => Host::Invisible,
         };
         self.backing = Backing::Own(allocation);
+        self.count(kind, bytes);
+    }
+
+    fn count(&mut self, kind: &MemoryType, bytes: u64) {
         self.taken = (kind.heap, bytes);
         self.context.taken[kind.heap].fetch_add(bytes, Ordering::Relaxed);
     }
@@ -289,7 +383,7 @@ impl VulkanBuffer {
         match &self.backing {
             // SAFETY: the memory is used for binding, mapping and flushing only, while the allocation lives.
             Backing::Own(allocation) => (unsafe { allocation.memory() }, allocation.offset()),
-            Backing::Imported(memory, _) => (*memory, 0),
+            Backing::Imported(memory, _) | Backing::Pages(memory, _) => (*memory, 0),
             Backing::None => (vk::DeviceMemory::null(), 0),
         }
     }
@@ -305,8 +399,11 @@ impl VulkanBuffer {
     /// The range lies inside the buffer and nobody else touches it.
     #[allow(clippy::mut_from_ref)]
     unsafe fn mapped(&self, start: u64, end: u64) -> Option<&mut [u8]> {
-        let Backing::Own(allocation) = &self.backing else { return None };
-        let pointer = allocation.mapped_ptr()?.as_ptr().cast::<u8>();
+        let pointer = match &self.backing {
+            Backing::Own(allocation) => allocation.mapped_ptr()?.as_ptr().cast::<u8>(),
+            Backing::Pages(_, pages) => pages.pointer,
+            Backing::None | Backing::Imported(..) => return None,
+        };
         // SAFETY: the allocation is mapped for its life; the caller's promise.
         Some(unsafe { std::slice::from_raw_parts_mut(pointer.add(start as usize), (end - start) as usize) })
     }
@@ -403,6 +500,8 @@ impl Drop for VulkanBuffer {
             }
             // SAFETY: its only buffer is gone; the pages go when the last handle to them does.
             Backing::Imported(memory, _pages) => unsafe { self.context.device.free_memory(memory, None) },
+            // SAFETY: as above; the pages go after it.
+            Backing::Pages(memory, _pages) => unsafe { self.context.device.free_memory(memory, None) },
         }
     }
 }

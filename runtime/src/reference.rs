@@ -24,7 +24,7 @@ fn words_of<'a>(program: &'a Program, view: &'a View) -> Result<&'a Mutex<Vec<u3
         Memory::Transient(index) => Ok(&program.transients[*index as usize]),
         Memory::Buffer(buffer) => match &buffer.inner.storage {
             Storage::Host(words) => Ok(words),
-            Storage::Vulkan(_) | Storage::Planned => Err(Error::Recording {
+            Storage::Vulkan(_) | Storage::Planned(_) => Err(Error::Recording {
                 label: buffer.name().to_owned(),
                 reason: "the buffer does not belong to the reference device, but the recording does".into(),
             }),

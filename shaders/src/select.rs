@@ -124,8 +124,23 @@ pub fn select(
     candidates: &'static [Candidate],
     wanted: &Wanted<'_>,
 ) -> Result<&'static Candidate, Vec<Refusal>> {
-    let (chosen, refusals) = explain(candidates, wanted);
-    chosen.ok_or(refusals)
+    best(candidates, wanted).ok_or_else(|| explain(candidates, wanted).1)
+}
+
+/// The choice without its reasons, which would cost more than the choice.
+fn best(candidates: &'static [Candidate], wanted: &Wanted<'_>) -> Option<&'static Candidate> {
+    let mut chosen: Option<&'static Candidate> = None;
+    for candidate in candidates {
+        let alike = wanted.axes.iter().all(|&(axis, value)| candidate.kernel.axis(axis) == value)
+            && wanted.class.is_none_or(|class| class == candidate.class);
+        if alike
+            && chosen.is_none_or(|best| candidate.rank > best.rank)
+            && obstacle(candidate, wanted).is_none()
+        {
+            chosen = Some(candidate);
+        }
+    }
+    chosen
 }
 
 /// Like [`select`], and why every other candidate was not taken.
@@ -133,12 +148,7 @@ pub fn explain(
     candidates: &'static [Candidate],
     wanted: &Wanted<'_>,
 ) -> (Option<&'static Candidate>, Vec<Refusal>) {
-    let mut chosen: Option<&'static Candidate> = None;
-    for candidate in candidates.iter().filter(|candidate| obstacle(candidate, wanted).is_none()) {
-        if chosen.is_none_or(|best| candidate.rank > best.rank) {
-            chosen = Some(candidate);
-        }
-    }
+    let chosen = best(candidates, wanted);
     let mut refusals = Vec::new();
     for candidate in candidates {
         let outranked = || {

@@ -138,6 +138,7 @@ impl KvPool {
             what: format!("the key and value cache of {tokens} positions"),
             need,
             have,
+            advice: String::new(),
         };
         let total = layout.bytes(blocks).ok_or_else(|| unfit(u64::MAX, u64::from(u32::MAX)))?;
         let largest = layout.largest_binding(blocks).unwrap_or(u64::MAX);

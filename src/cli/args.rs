@@ -30,8 +30,6 @@ pub(super) enum Command {
     Tokenize(TokenizeArgs),
     /// Show what a model file says and the memory it would take
     Inspect(InspectArgs),
-    /// Say whether a draft model fits a target and what drafting would bring
-    Spec(PairArgs),
     /// List the Vulkan devices
     Devices(DevicesArgs),
     /// Test every kernel on a device; no model is needed
@@ -83,13 +81,31 @@ pub(super) struct DeviceArgs {
     pub(super) subgroup: Option<u32>,
 }
 
+/// A number of tokens, or the largest that fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ContextArg {
+    Tokens(u32),
+    Auto,
+}
+
+impl std::str::FromStr for ContextArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(ContextArg::Auto),
+            number => number.parse().map(ContextArg::Tokens).map_err(|e| format!("{e}; or auto")),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct ModelArgs {
     #[command(flatten)]
     pub(super) device: DeviceArgs,
-    /// Context in tokens [default: the model's, at most 4096]
-    #[arg(short = 'c', long, value_name = "TOKENS")]
-    pub(super) ctx_size: Option<u32>,
+    /// Context in tokens; auto takes the largest that fits [default: the model's, at most 4096]
+    #[arg(short = 'c', long, value_name = "TOKENS|auto")]
+    pub(super) ctx_size: Option<ContextArg>,
     /// Rows of one prefill step (also -ub)
     #[arg(short = 'b', long = "ubatch-size", value_name = "ROWS", default_value_t = 512)]
     pub(super) ubatch_size: u32,
@@ -243,35 +259,6 @@ pub(super) struct TokenizeArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct PairArgs {
-    /// Target: the model that decides what the text is
-    #[arg(short = 'm', long, value_name = "FILE")]
-    pub(super) model: PathBuf,
-    /// Draft model (also -md)
-    #[arg(long, value_name = "FILE")]
-    pub(super) model_draft: PathBuf,
-    /// Share of drafted tokens that are accepted [default: measured]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    pub(super) acceptance: Option<f64>,
-    /// Compute times from bytes at this many GB/s, without a device
-    #[arg(long, value_name = "GB/s", allow_negative_numbers = true, conflicts_with_all = ["prompt", "file"])]
-    pub(super) bandwidth: Option<f64>,
-    /// Prompt whose continuation is compared [default: a short text]
-    #[arg(short = 'p', long, value_name = "TEXT", conflicts_with = "file")]
-    pub(super) prompt: Option<String>,
-    /// File that holds the prompt
-    #[arg(short = 'f', long, value_name = "FILE")]
-    pub(super) file: Option<PathBuf>,
-    /// Tokens to compare
-    #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 64)]
-    pub(super) n_predict: usize,
-    #[arg(long)]
-    pub(super) json: bool,
-    #[command(flatten)]
-    pub(super) common: ModelArgs,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct InspectArgs {
     /// Model file
     #[arg(short = 'm', long, value_name = "FILE")]
@@ -279,11 +266,11 @@ pub(super) struct InspectArgs {
     /// List every tensor
     #[arg(long)]
     pub(super) tensors: bool,
-    /// Context in tokens for the memory plan
-    #[arg(short = 'c', long, value_name = "TOKENS")]
-    pub(super) ctx_size: Option<u32>,
+    /// Plan the memory for the device, and say how weights would be loaded and which context would fit
+    #[arg(long)]
+    pub(super) plan: bool,
     #[command(flatten)]
-    pub(super) cache: CacheArgs,
+    pub(super) common: ModelArgs,
     #[arg(long)]
     pub(super) json: bool,
 }

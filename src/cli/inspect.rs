@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde_json::json;
+use vkllm_runtime::{Device, DeviceOptions, Selector};
 
 use super::args::InspectArgs;
 use super::{Failure, load};
+use crate::Plan;
 use crate::gguf::{Gguf, type_name};
-use crate::{ModelFile, ModelOptions, Plan};
 
 pub(super) fn run(args: &InspectArgs) -> Result<(), Failure> {
     let gguf = Gguf::open(&args.model)?;
@@ -27,11 +28,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), Failure> {
         .collect();
     let version = gguf.version();
     // A file that cannot be run is still shown, then refused with the reason.
-    let plan: Result<Plan, Failure> = load::file(Some(&args.model)).and_then(|file: ModelFile| {
-        let [k_type, v_type] = load::cache_types(&args.cache)?;
-        let options = ModelOptions { context: args.ctx_size, k_type, v_type, ..ModelOptions::default() };
-        Ok(file.plan(&options)?)
-    });
+    let planned = planned(args);
     let mut out = io::BufWriter::new(io::stdout().lock());
     if args.json {
         let object = json!({
@@ -43,10 +40,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), Failure> {
                     "name": name, "type": kind, "dims": dims, "offset": offset, "bytes": bytes,
                 }))
                 .collect::<Vec<_>>(),
-            "plan": plan.as_ref().ok().map(|p| json!({
-                "weights": p.weights, "kv": p.kv, "k_type": p.k_type.name(), "v_type": p.v_type.name(),
-                "tables": p.tables, "scratch": p.scratch, "total": p.total(),
-            })),
+            "plan": planned.as_ref().ok().map(Planned::json),
         });
         serde_json::to_writer_pretty(&mut out, &object)?;
         writeln!(out)?;
@@ -63,21 +57,73 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), Failure> {
                 writeln!(out, "  {name} {kind} {dims:?} at {offset}, {bytes} bytes")?;
             }
         }
-        if let Ok(plan) = &plan {
-            let mb = |bytes: u64| bytes as f64 / 1e6;
-            writeln!(
-                out,
-                "memory plan: {:.1} MB = weights {:.1} + cache {:.1} (keys {}, values {}) + tables {:.1} + scratch {:.1}",
-                mb(plan.total()),
-                mb(plan.weights),
-                mb(plan.kv),
-                plan.k_type.name(),
-                plan.v_type.name(),
-                mb(plan.tables),
-                mb(plan.scratch)
-            )?;
+        if let Ok(planned) = &planned {
+            planned.print(&mut out)?;
         }
     }
     out.flush()?;
-    plan.map(|_| ())
+    let Planned { plan, device, .. } = planned?;
+    if args.plan {
+        plan.check(&device)?;
+    }
+    Ok(())
+}
+
+/// A plan and the device it is for.
+struct Planned {
+    plan: Plan,
+    device: Device,
+    /// The largest context that fits, when the device was asked.
+    largest: Option<u32>,
+}
+
+/// Plans for the device that was asked for, else for the reference, which is always there.
+fn planned(args: &InspectArgs) -> Result<Planned, Failure> {
+    let file = load::file(Some(&args.model))?;
+    let device = if args.plan {
+        load::device(&args.common.device)?
+    } else {
+        Device::open(&DeviceOptions { selector: Selector::Reference, ..DeviceOptions::default() })?
+    };
+    let options = load::options(&args.common, &file, &device)?;
+    let plan = file.plan(device.caps(), &options)?;
+    let largest = args.plan.then(|| file.largest_context(&device, &options)).transpose().unwrap_or(None);
+    Ok(Planned { plan, device, largest })
+}
+
+impl Planned {
+    fn json(&self) -> serde_json::Value {
+        let p = &self.plan;
+        json!({
+            "device": self.device.caps().name, "context": p.context,
+            "weights": p.weights, "kv": p.kv, "k_type": p.k_type.name(), "v_type": p.v_type.name(),
+            "tables": p.tables, "scratch": p.scratch, "output": p.output, "total": p.total(),
+            "taken": p.taken, "room": Plan::room(&self.device), "largest_context": self.largest,
+            "load_mode": p.mode.name(), "load_why": p.why,
+        })
+    }
+
+    fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let p = &self.plan;
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        writeln!(
+            out,
+            "memory plan for {} tokens: {:.1} MB = weights {:.1} + cache {:.1} (keys {}, values {}) + tables {:.1} \
+             + scratch {:.1} + output {:.1}",
+            p.context,
+            mb(p.total()),
+            mb(p.weights),
+            mb(p.kv),
+            p.k_type.name(),
+            p.v_type.name(),
+            mb(p.tables),
+            mb(p.scratch),
+            mb(p.output),
+        )?;
+        let Some(largest) = self.largest else { return Ok(()) };
+        let room = Plan::room(&self.device).map_or("not known".into(), |room| format!("{:.1} MB", mb(room)));
+        writeln!(out, "on {}: {:.1} MB to take, there are {room}", self.device.caps().name, mb(p.taken))?;
+        writeln!(out, "weights: {} ({})", p.mode.name(), p.why)?;
+        writeln!(out, "largest context that fits: {largest} tokens")
+    }
 }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use vkllm_runtime::{Device, DeviceOptions, Need, Selector, Simulated, Validation};
 
-use super::args::{ActivationsArg, CacheArgs, DeviceArgs, ModelArgs, ValidateArg};
-use super::{CHECK, Failure, input};
+use super::args::{ActivationsArg, CacheArgs, ContextArg, DeviceArgs, ModelArgs, ValidateArg};
+use super::{Failure, input};
 use crate::gguf::Gguf;
-use crate::{Activations, KvType, LoadMode, Model, ModelFile, ModelOptions};
+use crate::{Activations, KvType, LoadMode, Model, ModelFile, ModelOptions, Watch};
 
 /// The model that ships with the program: stories260K, see assets/README.md.
 const BUILT_IN: &[u8] = include_bytes!("../../assets/stories260k.q8_0.gguf");
@@ -94,7 +94,7 @@ pub(super) fn no_messages(device: &Device) -> Result<(), Failure> {
                 "the validation layers gave {count} messages; the first, {}: {}",
                 first.id, first.text
             );
-            Err(Failure::Told(sentence, CHECK))
+            Err(Failure::Told(sentence, 1))
         }
     }
 }
@@ -117,15 +117,18 @@ pub(super) fn cache_types(args: &CacheArgs) -> Result<[Option<KvType>; 2], Failu
     ])
 }
 
-/// Model options from arguments.
-pub(super) fn options(args: &ModelArgs, profile: bool) -> Result<ModelOptions, Failure> {
+/// Model options from arguments. `auto` asks the device how much fits.
+pub(super) fn options(args: &ModelArgs, file: &ModelFile, device: &Device) -> Result<ModelOptions, Failure> {
     let [k_type, v_type] = cache_types(&args.cache)?;
     let weights = LoadMode::parse(&args.weights).ok_or_else(|| {
         let known: Vec<_> = LoadMode::ALL.iter().map(|mode| mode.name()).collect();
         input(format!("--weights is \"{}\"; allowed are {}", args.weights, known.join(", ")))
     })?;
-    Ok(ModelOptions {
-        context: args.ctx_size,
+    let mut options = ModelOptions {
+        context: match args.ctx_size {
+            Some(ContextArg::Tokens(tokens)) => Some(tokens),
+            Some(ContextArg::Auto) | None => None,
+        },
         batch: args.ubatch_size,
         sessions: 1,
         activations: match args.activations {
@@ -136,8 +139,12 @@ pub(super) fn options(args: &ModelArgs, profile: bool) -> Result<ModelOptions, F
         k_type,
         v_type,
         weights,
-        profile,
-    })
+        ..ModelOptions::default()
+    };
+    if args.ctx_size == Some(ContextArg::Auto) {
+        options.context = Some(file.largest_context(device, &options)?);
+    }
+    Ok(options)
 }
 
 /// Reads a model file, or the built-in model, without loading its tensors.
@@ -154,19 +161,21 @@ pub(super) fn model(device: &Device, file: &ModelFile, options: &ModelOptions) -
     let bar = if io::stderr().is_terminal() {
         indicatif::ProgressBar::new(0).with_style(
             indicatif::ProgressStyle::with_template(
-                "loading {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}",
+                "loading {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {msg}",
             )
             .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()),
         )
     } else {
         indicatif::ProgressBar::hidden()
     };
-    let progress = |done: u64, total: u64| {
+    let weights = |done: u64, total: u64| {
         bar.set_length(total);
         bar.set_position(done);
         true
     };
-    let model = Model::load(device, file, options, &progress);
+    let pipelines = |done: usize, total: usize| bar.set_message(format!("{done}/{total} pipelines"));
+    let watch = Watch { weights: &weights, pipelines: &pipelines };
+    let model = Model::load_watched(device, file, options, &watch);
     bar.finish_and_clear();
     Ok(model?)
 }

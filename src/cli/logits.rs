@@ -12,7 +12,8 @@ const CONTEXT: u32 = 512;
 pub(super) fn run(args: &LogitsArgs) -> Result<(), Failure> {
     let file = load::file(Some(&args.model))?;
     let device = load::device(&args.common.device)?;
-    let mut options = load::options(&args.common, false)?;
+    let mut options = load::options(&args.common, &file, &device)?;
+    options.logits = true;
     let count = u32::try_from(args.tokens.len()).unwrap_or(u32::MAX);
     options.context = options.context.or(Some(count.max(CONTEXT)));
     let model = load::model(&device, &file, &options)?;

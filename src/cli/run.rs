@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::args::{RunArgs, SamplerArgs};
 use super::{Failure, input, interrupt_flag, load, spec, stats};
 use crate::text::EncodeOptions;
-use crate::{Event, Finish, GenerateOptions, Model, SamplerOptions, Session};
+use crate::{Event, Finish, GenerateOptions, Model, ModelOptions, SamplerOptions, Session};
 
 /// What the built-in model tells stories about when it is not asked for anything.
 const OPENING: &str = "Once upon a time";
@@ -64,7 +64,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let sampler = sampler(&args.sampler).check()?;
     let file = load::file(args.model.as_deref())?;
     let device = load::device(&args.common.device)?;
-    let options = load::options(&args.common, args.stats)?;
+    let options = ModelOptions { profile: args.stats, ..load::options(&args.common, &file, &device)? };
     let speculation = spec::options(&args.spec)?;
     let draft = spec::file(&args.spec, &device, &file, &options)?;
     let model = load::model(&device, &file, &options)?;

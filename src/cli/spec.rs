@@ -57,7 +57,7 @@ pub(super) fn file(
     let Some(path) = &args.model_draft else { return Ok(None) };
     let file = load::file(Some(path))?;
     let options = ModelOptions { context: Some(target.context(model)), ..*model };
-    target.plan(model)?.and(&file.plan(&options)?).check(device)?;
+    target.plan(device.caps(), model)?.and(&file.plan(device.caps(), &options)?).check(device)?;
     Ok(Some((file, options)))
 }
 

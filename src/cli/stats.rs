@@ -39,7 +39,7 @@ impl Report {
             device: caps.name.clone(),
             driver: caps.driver.clone(),
             load: model.load_report().clone(),
-            plan: *model.plan(),
+            plan: model.plan().clone(),
             stats: *session.stats(),
             profile: model.profile(),
             speculation: session.speculation().cloned(),
@@ -55,6 +55,12 @@ impl Report {
 
     fn decode_rate(&self) -> Option<f64> {
         rate(self.decoded(), self.stats.decode_time)
+    }
+
+    /// Pipelines the driver found in its cache; `None` where it does not tell of any.
+    fn cached(&self) -> Option<usize> {
+        let told: Vec<bool> = self.load.pipelines.iter().filter_map(|pipeline| pipeline.cached).collect();
+        (!told.is_empty()).then(|| told.iter().filter(|cached| **cached).count())
     }
 
     fn gigabytes(&self) -> Option<f64> {
@@ -92,6 +98,10 @@ impl Report {
             "load_why": self.load.why,
             "load_threads": self.load.threads,
             "peak_resident_bytes": self.load.peak_resident,
+            "plan_bytes": self.plan.total(),
+            "pipelines": self.load.pipelines.len(),
+            "pipelines_cached": self.cached(),
+            "pipelines_seconds": self.load.pipeline_time.as_secs_f64(),
             "prompt_tokens": self.stats.prompt_tokens,
             "prompt_seconds": self.stats.prompt_time.as_secs_f64(),
             "prompt_tokens_per_second": rate(self.stats.prompt_tokens, self.stats.prompt_time),
@@ -123,6 +133,17 @@ impl Report {
             self.load.threads,
             self.plan.total() as f64 / 1e6,
             self.load.peak_resident.map_or("not known".into(), |peak| format!("{:.1} MB", peak as f64 / 1e6)),
+        )?;
+        let slowest = self.load.pipelines.iter().max_by_key(|pipeline| pipeline.time);
+        writeln!(
+            out,
+            "start    {} pipelines in {:.3} s, {} from the cache{}",
+            self.load.pipelines.len(),
+            self.load.pipeline_time.as_secs_f64(),
+            self.cached().map_or("not known how many".into(), |count| count.to_string()),
+            slowest.map_or(String::new(), |slowest| {
+                format!("; the slowest, {}, took {:.1} ms", slowest.kernel, slowest.time.as_secs_f64() * 1e3)
+            }),
         )?;
         writeln!(
             out,

@@ -8,14 +8,16 @@ mod survey;
 
 use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use vkllm_runtime::{Buffer, Device, Usage};
+use vkllm_runtime::{Arena, Buffer, Caps, Device, Recording, Usage};
 
+use plan::Draft;
 pub use plan::Plan;
 pub use recordings::{Profile, Tail};
 pub(crate) use round::{Drafts, MOST_DRAFTS, MOST_MODEL_DRAFTS, Rounds};
-pub(crate) use step::MOST_ROWS;
 pub use step::{Drawn, Engine};
+pub(crate) use step::{MOST_ROWS, SHORT_PROMPT};
 pub use survey::{PipelineUse, pipelines};
 
 use crate::cache::{KvLayout, KvPool, KvType};
@@ -24,7 +26,7 @@ use crate::gguf::Gguf;
 use crate::models::{self, Config, Parts};
 use crate::ops::Activations;
 use crate::text::Vocabulary;
-use crate::weights::{LoadMode, LoadReport, Placed, Progress};
+use crate::weights::{LoadMode, LoadReport, Placed, Progress, Weights};
 
 /// Context when neither the user nor the model asks for a smaller one.
 const DEFAULT_CONTEXT: u32 = 4096;
@@ -46,6 +48,8 @@ pub struct ModelOptions {
     pub v_type: Option<KvType>,
     /// How weights are loaded.
     pub weights: LoadMode,
+    /// Take memory for the logits of whole steps when opening; else the first [`crate::Session::forward`] does.
+    pub logits: bool,
     /// Measure every command of a step.
     pub profile: bool,
 }
@@ -60,9 +64,17 @@ impl Default for ModelOptions {
             k_type: None,
             v_type: None,
             weights: LoadMode::Auto,
+            logits: false,
             profile: false,
         }
     }
+}
+
+/// Who is told how far a load is.
+pub struct Watch<'a> {
+    pub weights: Progress<'a>,
+    /// Called with (pipelines ready, pipelines in all), from any thread.
+    pub pipelines: &'a (dyn Fn(usize, usize) + Sync),
 }
 
 /// A loaded model. Cloning gives another handle to the same one.
@@ -132,15 +144,23 @@ impl ModelFile {
         }
     }
 
-    /// What the model will take on a device.
+    /// What the model will take on a device like this.
     ///
-    /// Errors: sizes that cannot be counted, a cache type that does not fit the heads.
-    pub fn plan(&self, options: &ModelOptions) -> Result<Plan> {
-        let wanted = models::required_tensors(&self.gguf, &self.config)?;
-        let weights = wanted.iter().map(|info| info.bytes).sum();
-        let layout = self.layout(options);
-        layout.check()?;
-        Plan::new(weights, &self.config, &layout, self.context(options), options)
+    /// Errors: sizes beyond what the device can bind, a cache type that does not fit the heads, no kernel for the model.
+    pub fn plan(&self, caps: &Caps, options: &ModelOptions) -> Result<Plan> {
+        Ok(Draft::new(self, caps, options, self.context(options))?.plan)
+    }
+
+    /// The largest context for which a device has room, at most what the model was trained for.
+    ///
+    /// Errors: [`Error::DoesNotFit`] when there is none.
+    pub fn largest_context(&self, device: &Device, options: &ModelOptions) -> Result<u32> {
+        let trained = ModelOptions { context: Some(self.config.context), ..*options };
+        match plan::largest(self, device, options)? {
+            0 => Draft::fitting(self, device, &ModelOptions { context: Some(1), ..*options }).map(|_| 1),
+            fits if fits < self.config.context => Ok(fits),
+            _ => Ok(self.context(&trained)),
+        }
     }
 }
 
@@ -163,6 +183,16 @@ impl Model {
         file: &ModelFile,
         options: &ModelOptions,
         progress: Progress<'_>,
+    ) -> Result<Self> {
+        Model::load_watched(device, file, options, &Watch { weights: progress, pipelines: &|_, _| {} })
+    }
+
+    /// Loads a model and tells how far weights and pipelines are.
+    pub fn load_watched(
+        device: &Device,
+        file: &ModelFile,
+        options: &ModelOptions,
+        watch: &Watch<'_>,
     ) -> Result<Self> {
         let config = file.config.clone();
         if options.batch == 0 || options.sessions == 0 {
@@ -187,14 +217,18 @@ impl Model {
                 "the context is longer than the model was trained for"
             );
         }
-        let plan = file.plan(options)?;
-        plan.check(device)?;
+        let Draft { plan, steps, arena } = Draft::fitting(file, device, options)?;
         let vocabulary = file.vocabulary()?;
         let layout = file.layout(options);
         let wanted = models::required_tensors(&file.gguf, &config)?;
         let kv = KvPool::new(device, layout, u64::from(context) * u64::from(options.sessions))?;
         let placed = Placed::new(device, &file.gguf, &wanted, options.weights)?;
-        let (weights, report) = placed.fill(device, &file.gguf, progress)?;
+        let arena = if plan.taken > 0 && !device.caps().heaps.is_empty() {
+            Arena::new(device, arena)?
+        } else {
+            Arena::default()
+        };
+        let (weights, report) = filled(device, file, placed, &steps, watch)?;
         let factors = read_floats(&file.gguf, "rope_freqs.weight")?;
         let rope = constant(device, "rope", &models::rope_table(&config, factors.as_deref(), context))?;
         let query_scale = models::query_scale(&config, context)
@@ -202,7 +236,8 @@ impl Model {
             .transpose()?;
         let parts = Parts::new(&config, &weights)?;
         let bytes_per_token = parts.bytes_per_token();
-        let engine = Engine::new(device, config.clone(), parts, kv, rope, query_scale, context, options)?;
+        let engine =
+            Engine::new(device, config.clone(), parts, kv, rope, query_scale, arena, context, options)?;
         Ok(Model {
             inner: Arc::new(Inner {
                 config,
@@ -274,6 +309,35 @@ impl Model {
     pub(crate) fn engine(&self) -> MutexGuard<'_, Engine> {
         self.inner.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Fills the weights while other threads compile the pipelines of the steps.
+fn filled(
+    device: &Device,
+    file: &ModelFile,
+    placed: Placed<'_>,
+    steps: &[Recording],
+    watch: &Watch<'_>,
+) -> Result<(Weights, LoadReport)> {
+    let before = device.pipelines().len();
+    let steps: Vec<&Recording> = steps.iter().collect();
+    let (filled, compiled) = std::thread::scope(|scope| {
+        let compiling = scope.spawn(|| {
+            let start = Instant::now();
+            device.prepare(&steps, watch.pipelines).map(|()| start.elapsed())
+        });
+        let filled = placed.fill(device, &file.gguf, watch.weights);
+        (filled, compiling.join())
+    });
+    let (weights, mut report) = filled?;
+    let crashed = || Error::Model {
+        path: file.gguf.path().to_owned(),
+        reason: "the thread that compiles pipelines panicked".into(),
+    };
+    report.pipeline_time = compiled.map_err(|_| crashed())??;
+    report.pipelines = device.pipelines().split_off(before);
+    device.save_pipelines();
+    Ok((weights, report))
 }
 
 fn constant(device: &Device, name: &str, values: &[f32]) -> Result<Buffer> {

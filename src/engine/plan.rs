@@ -1,92 +1,268 @@
-//! What a model takes in memory, counted before anything is allocated.
+//! What a model takes in memory, counted before anything is allocated: the engine is built on a device that only
+//! counts, and its largest steps are recorded as data.
 
-use vkllm_runtime::{Device, DeviceKind};
+use vkllm_runtime::{Arena, Caps, Device, Recording, Usage};
 
-use super::ModelOptions;
-use crate::cache::{BLOCK, KvLayout, KvType};
+use super::{Engine, ModelFile, ModelOptions};
+use crate::cache::{BLOCK, KvLayout, KvPool, KvType};
 use crate::error::{Error, Result};
-use crate::models::Config;
+use crate::models::{self, Config, Parts};
+use crate::weights::{LoadMode, Placed};
 
 /// Bytes by purpose.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
+    /// Positions of one session.
+    pub context: u32,
+    /// Tensors, whether they are read or left in the mapped file.
     pub weights: u64,
+    /// How they will be loaded, and why so.
+    pub mode: LoadMode,
+    pub why: String,
     /// Keys and values, and their types.
     pub kv: u64,
     pub k_type: KvType,
     pub v_type: KvType,
     /// Angles and scales per position.
     pub tables: u64,
-    /// Transient activations of the largest step.
+    /// Transient activations of the largest step, and the records that steps read.
     pub scratch: u64,
+    /// Logits for the host; 0 unless the model is opened for them.
+    pub output: u64,
+    /// What is taken from the device's memory, or from the machine's where the two are one.
+    pub taken: u64,
 }
 
 impl Plan {
-    /// Counts in checked arithmetic.
-    ///
-    /// Errors: a context whose bytes do not fit 64 bits.
-    pub fn new(
-        weights: u64,
-        config: &Config,
-        layout: &KvLayout,
-        context: u32,
-        options: &ModelOptions,
-    ) -> Result<Self> {
-        let positions = u64::from(context) * u64::from(options.sessions);
-        let kv = layout.bytes(positions.div_ceil(u64::from(BLOCK))).ok_or_else(|| Error::DoesNotFit {
-            what: format!("a context of {context} tokens"),
-            need: u64::MAX,
-            have: u64::MAX,
-        })?;
-        let tables = u64::from(context) * u64::from(config.rot + 1) * 4;
-        let rows = u64::from(options.batch.min(context));
-        let heads = u64::from(config.heads) * u64::from(config.head);
-        let widest = u64::from(config.ffn) * 3 + u64::from(config.width) * 2;
-        let attention = heads * 3 + u64::from(config.width) * 2;
-        let scratch = rows * widest.max(attention) * 4 + u64::from(config.vocab) * 4 + (32 << 20);
-        Ok(Plan { weights, kv, k_type: layout.k_type, v_type: layout.v_type, tables, scratch })
-    }
-
-    /// What two models take together; the types are the first one's.
+    /// What two models take together; types and context are the first one's.
     pub fn and(&self, other: &Plan) -> Plan {
         Plan {
             weights: self.weights.saturating_add(other.weights),
             kv: self.kv.saturating_add(other.kv),
             tables: self.tables.saturating_add(other.tables),
             scratch: self.scratch.saturating_add(other.scratch),
-            ..*self
+            output: self.output.saturating_add(other.output),
+            taken: self.taken.saturating_add(other.taken),
+            ..self.clone()
         }
     }
 
     /// Everything together.
     pub fn total(&self) -> u64 {
-        [self.weights, self.kv, self.tables, self.scratch]
+        [self.weights, self.kv, self.tables, self.scratch, self.output]
             .iter()
             .fold(0, |sum, &part| sum.saturating_add(part))
     }
 
-    /// Refuses what cannot fit the device's memory, or the machine's where the two are one.
+    /// Bytes that a device, or a machine that shares its memory with it, can still give; `None` where nobody knows.
+    pub fn room(device: &Device) -> Option<u64> {
+        room(device)
+    }
+
+    /// Refuses what the device has no room for.
     pub fn check(&self, device: &Device) -> Result<()> {
-        let caps = device.caps();
-        let heaps = (!caps.heaps.is_empty()).then(|| caps.heaps.iter().map(|heap| heap.size).sum::<u64>());
-        let shared = matches!(caps.kind, DeviceKind::Integrated | DeviceKind::Cpu | DeviceKind::Reference);
-        let host = if shared { available_memory() } else { None };
-        let have = [heaps, host].into_iter().flatten().min();
-        match have {
-            Some(have) if self.total() > have => Err(Error::DoesNotFit {
+        match room(device) {
+            Some(have) if self.taken > have => Err(Error::DoesNotFit {
                 what: format!(
-                    "{} of weights, {} of cache and {} of tables and scratch on {}",
+                    "{} of weights, {} of cache for {} tokens and {} of tables, scratch and output on {}",
                     self.weights,
                     self.kv,
-                    self.tables.saturating_add(self.scratch),
-                    caps.name
+                    self.context,
+                    self.tables.saturating_add(self.scratch).saturating_add(self.output),
+                    device.caps().name
                 ),
-                need: self.total(),
+                need: self.taken,
                 have,
+                advice: String::new(),
             }),
             _ => Ok(()),
         }
     }
+}
+
+/// A model's plan with what it was made from.
+pub(super) struct Draft {
+    pub(super) plan: Plan,
+    /// The steps every conversation begins with.
+    pub(super) steps: Vec<Recording>,
+    /// Bytes of the arena that holds the transients of any of them.
+    pub(super) arena: u64,
+}
+
+impl Draft {
+    /// Builds the engine on a planner.
+    ///
+    /// Errors: sizes beyond what the device can bind, operations it has no kernel for.
+    pub(super) fn new(file: &ModelFile, caps: &Caps, options: &ModelOptions, context: u32) -> Result<Self> {
+        Draft::of_layers(file, caps, options, context, file.config.layers)
+    }
+
+    /// As `new`, with a cache and steps of the first layers alone.
+    fn of_layers(
+        file: &ModelFile,
+        caps: &Caps,
+        options: &ModelOptions,
+        context: u32,
+        layers: u32,
+    ) -> Result<Self> {
+        let planner = Device::planner(caps.clone());
+        let counted = || planner.taken().iter().sum::<u64>();
+        let layout = KvLayout { layers, ..file.layout(options) };
+        layout.check()?;
+        let config = &Config { layers, ..file.config.clone() };
+        let kv = KvPool::new(&planner, layout, u64::from(context) * u64::from(options.sessions))?;
+        let after_kv = counted();
+        let wanted = models::required_tensors(&file.gguf, &file.config)?;
+        let placed = Placed::new(&planner, &file.gguf, &wanted, options.weights)?;
+        let after_weights = counted();
+        let (angles, scales) = models::table_bytes(config, context);
+        let rope = planner.buffer("rope", angles, Usage::Constant)?;
+        let scale = scales.map(|bytes| planner.buffer("query scale", bytes, Usage::Constant)).transpose()?;
+        let after_tables = counted();
+        let parts = Parts::new(config, &placed.weights)?;
+        let engine = Engine::new(
+            &planner,
+            config.clone(),
+            parts,
+            kv,
+            rope,
+            scale,
+            Arena::default(),
+            context,
+            options,
+        )?;
+        let output = engine.logits_bytes();
+        let steps = engine.usual_steps()?;
+        let arena = steps.iter().map(|step| step.arena_bytes(caps)).max().unwrap_or(0);
+        planner.buffer("arena", arena, Usage::Local)?;
+        let plan = Plan {
+            context,
+            weights: wanted.iter().map(|info| info.bytes).sum(),
+            mode: placed.mode,
+            why: placed.why,
+            kv: after_kv,
+            k_type: layout.k_type,
+            v_type: layout.v_type,
+            tables: after_tables - after_weights,
+            scratch: counted() - after_tables - output,
+            output,
+            taken: taken(&planner),
+        };
+        Ok(Draft { plan, steps, arena })
+    }
+
+    /// As `new`, for a device with room for it.
+    ///
+    /// Errors: [`Error::DoesNotFit`] with what is needed, what is there and the largest context that fits.
+    pub(super) fn fitting(file: &ModelFile, device: &Device, options: &ModelOptions) -> Result<Self> {
+        let context = file.context(options);
+        let have = room(device).unwrap_or(u64::MAX);
+        // A context far beyond everything is refused before its steps are recorded.
+        let least = least(file, options, context).unwrap_or(u64::MAX);
+        if least > have {
+            let what = format!("weights and the cache of {context} tokens alone");
+            return Err(unfit(file, device, options, what, least, have));
+        }
+        let draft = Draft::new(file, device.caps(), options, context)?;
+        match draft.plan.check(device) {
+            Err(Error::DoesNotFit { what, need, have, .. }) => {
+                Err(unfit(file, device, options, what, need, have))
+            }
+            other => other.map(|()| draft),
+        }
+    }
+}
+
+fn unfit(
+    file: &ModelFile,
+    device: &Device,
+    options: &ModelOptions,
+    what: String,
+    need: u64,
+    have: u64,
+) -> Error {
+    let advice = match largest(file, device, options) {
+        Ok(0) | Err(_) => "; no context fits".to_owned(),
+        Ok(fits) => format!("; the largest context that fits has {fits} tokens (-c {fits})"),
+    };
+    Error::DoesNotFit { what, need, have, advice }
+}
+
+/// Bytes of weights, cache and tables; `None` when they cannot be counted.
+fn least(file: &ModelFile, options: &ModelOptions, context: u32) -> Option<u64> {
+    let wanted = models::required_tensors(&file.gguf, &file.config).ok()?;
+    // Imported weights stay in the file.
+    let imported = options.weights == LoadMode::Import;
+    let weights = wanted.iter().filter(|_| !imported).map(|info| info.bytes).sum::<u64>();
+    growing(file, options, context, file.config.layers)?.checked_add(weights)
+}
+
+/// Bytes that grow with the context, beside steps.
+fn growing(file: &ModelFile, options: &ModelOptions, context: u32, layers: u32) -> Option<u64> {
+    let positions = u64::from(context).checked_mul(u64::from(options.sessions))?;
+    let layout = KvLayout { layers, ..file.layout(options) };
+    let kv = layout.bytes(positions.div_ceil(u64::from(BLOCK)))?;
+    let (angles, scales) = models::table_bytes(&file.config, context);
+    kv.checked_add(angles)?.checked_add(scales.unwrap_or(0))
+}
+
+/// The largest context that a device has room for, a multiple of a block; 0 when there is none. What steps take is
+/// counted on two layers, because all layers use the same memory in turn.
+///
+/// Errors: a model that does not run there at all.
+pub(super) fn largest(file: &ModelFile, device: &Device, options: &ModelOptions) -> Result<u32> {
+    let caps = device.caps();
+    let have = room(device).unwrap_or(u64::MAX);
+    let layout = file.layout(options);
+    let layers = file.config.layers.min(2);
+    // Bytes that do not grow with cache and tables: weights, records and transients.
+    let rest = |context: u32| -> Result<u64> {
+        let taken = Draft::of_layers(file, caps, options, context, layers)?.plan.taken;
+        Ok(taken.saturating_sub(growing(file, options, context, layers).unwrap_or(0)))
+    };
+    let needs = |context: u32, rest: u64| {
+        let blocks = (u64::from(context) * u64::from(options.sessions)).div_ceil(u64::from(BLOCK));
+        let bound = layout.largest_binding(blocks).is_some_and(|bytes| bytes <= caps.max_binding);
+        let bytes = growing(file, options, context, file.config.layers)?.checked_add(rest)?;
+        bound.then_some(bytes)
+    };
+    // Transients grow with the context too, but little: a few rounds settle it.
+    let mut fixed = rest(BLOCK)?;
+    for _ in 0..8 {
+        let (mut low, mut high) = (0, u32::MAX / BLOCK);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            let fits = needs(middle * BLOCK, fixed).is_some_and(|bytes| bytes <= have);
+            if fits { low = middle } else { high = middle - 1 }
+        }
+        let context = low * BLOCK;
+        if context == 0 {
+            return Ok(0);
+        }
+        let now = rest(context)?;
+        if needs(context, now).is_some_and(|bytes| bytes <= have) {
+            return Ok(context);
+        }
+        fixed = now;
+    }
+    Ok(0)
+}
+
+/// Bytes taken from the memory that matters.
+fn taken(device: &Device) -> u64 {
+    let caps = device.caps();
+    let counts = |heap: usize| caps.shares_memory() || caps.heaps.get(heap).is_none_or(|h| h.device_local);
+    device.taken().iter().enumerate().filter(|(heap, _)| counts(*heap)).map(|(_, bytes)| bytes).sum()
+}
+
+fn room(device: &Device) -> Option<u64> {
+    let caps = device.caps();
+    let shared = caps.shares_memory();
+    let free = device.free().unwrap_or_else(|| caps.heaps.iter().map(|heap| heap.size).collect());
+    let useful = caps.heaps.iter().zip(&free).filter(|(heap, _)| shared || heap.device_local);
+    let heaps = (!caps.heaps.is_empty()).then(|| useful.map(|(_, bytes)| bytes).sum::<u64>());
+    let host = if shared { available_memory() } else { None };
+    [heaps, host].into_iter().flatten().min()
 }
 
 /// Bytes the machine can still give, as Linux counts them; `None` elsewhere.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vkllm_runtime::{Arena, Buffer, CompileOptions, Compiled, Device, Usage, View};
+use vkllm_runtime::{Arena, Buffer, CompileOptions, Compiled, Device, Recording, Usage, View};
 use vkllm_shaders::records::{Sampler, StepRow};
 
 use super::recordings::{Key, Profile, Recordings, Tail};
@@ -11,10 +11,13 @@ use crate::batch::Row;
 use crate::cache::{BLOCK, KvPool};
 use crate::error::{Error, Result};
 use crate::models::{self, Config, Outputs, StepViews};
-use crate::ops::{self, Activations, Draw, HISTORY_RING, Path, RECORD, Recorder, SampleViews};
+use crate::ops::{self, Activations, Choice, Draw, HISTORY_RING, Path, RECORD, Recorder, SampleViews};
 
 pub(super) const ROW: u64 = size_of::<StepRow>() as u64;
 const SAMPLER: u64 = size_of::<Sampler>() as u64;
+/// Prompts of at most this many tokens are computed by the decode kernels, longer ones by the prefill kernels.
+/// A prompt's class depends on its length alone.
+pub(crate) const SHORT_PROMPT: u32 = 16;
 /// Rows that a verification can have.
 pub(crate) const MOST_ROWS: u32 = 65;
 /// The mark of a row whose logits hold no number.
@@ -111,6 +114,7 @@ impl Engine {
         kv: KvPool,
         rope: Buffer,
         query_scale: Option<Buffer>,
+        arena: Arena,
         context: u32,
         options: &ModelOptions,
     ) -> Result<Self> {
@@ -131,7 +135,7 @@ impl Engine {
         let [cursors, rows, outputs, table, samplers, history] =
             std::array::from_fn(|i| step.view(offsets[i], sizes[i]));
         let results = device.buffer("results", slots * RECORD, Usage::Readback)?;
-        Ok(Engine {
+        let mut engine = Engine {
             device: device.clone(),
             config,
             parts,
@@ -141,7 +145,7 @@ impl Engine {
             buffers: Buffers { cursors, rows, outputs, table, samplers, history, results, logits: None },
             slots: (0..slots).map(|_| Slot::default()).collect(),
             recordings: Recordings::default(),
-            arena: Arena::default(),
+            arena,
             context,
             batch,
             capacity,
@@ -149,7 +153,46 @@ impl Engine {
             profiling: options.profile,
             times: StepTimes::default(),
             profile: Profile::default(),
-        })
+        };
+        if options.logits {
+            engine.buffers.logits = Some(engine.logits_buffer()?);
+        }
+        Ok(engine)
+    }
+
+    /// Memory for the logits of the largest step, because recordings keep the buffer they were made with.
+    fn logits_buffer(&self) -> Result<Buffer> {
+        let bytes = u64::from(self.most_logits()) * u64::from(self.config.vocab) * 4;
+        Ok(self.device.buffer("logits", bytes, Usage::Readback)?)
+    }
+
+    /// Bytes taken for logits so far.
+    pub(super) fn logits_bytes(&self) -> u64 {
+        self.buffers.logits.as_ref().map_or(0, Buffer::size)
+    }
+
+    /// The steps every conversation begins with, among them the one whose transients are largest.
+    pub(super) fn usual_steps(&self) -> Result<Vec<Recording>> {
+        let mut keys = Vec::new();
+        for choice in [Choice::Sampled, Choice::Greedy] {
+            let tail = Tail::Sample(Draw { choice, penalties: choice == Choice::Sampled });
+            let key =
+                Key { rows: 1, path: Path::Rows, outputs: Outputs::All, tail, cursor: Some(0), target: 0 };
+            keys.push(key);
+            let few = self.batch.min(SHORT_PROMPT);
+            keys.push(Key { rows: few, outputs: Outputs::Chosen(1), cursor: None, ..key });
+            if self.batch > SHORT_PROMPT {
+                let (rows, path) = (self.batch, Path::Prefill);
+                keys.push(Key { rows, path, outputs: Outputs::Chosen(1), cursor: None, ..key });
+            }
+        }
+        if self.buffers.logits.is_some() {
+            let rows = self.most_logits().min(self.batch);
+            let path = if self.batch > SHORT_PROMPT { Path::Prefill } else { Path::Rows };
+            let (outputs, tail) = (Outputs::All, Tail::Logits);
+            keys.push(Key { rows, path, outputs, tail, cursor: None, target: 0 });
+        }
+        keys.iter().map(|key| Ok(self.step(key)?.recording)).collect()
     }
 
     /// Takes a slot for a conversation.
@@ -346,10 +389,14 @@ impl Engine {
 
     fn record(&mut self, key: &Key) -> Result<Compiled> {
         if key.tail == Tail::Logits && self.buffers.logits.is_none() {
-            // Sized for the largest step, because recordings keep the buffer they were made with.
-            let bytes = u64::from(self.most_logits()) * u64::from(self.config.vocab) * 4;
-            self.buffers.logits = Some(self.device.buffer("logits", bytes, Usage::Readback)?);
+            self.buffers.logits = Some(self.logits_buffer()?);
         }
+        let r = self.step(key)?;
+        self.compile(&r)
+    }
+
+    /// Records a step as data.
+    fn step(&self, key: &Key) -> Result<Recorder<'_>> {
         let rows = match key.cursor {
             Some(slot) => self.cursor(slot),
             None => self.buffers.rows.part(0, u64::from(key.rows) * ROW),
@@ -371,7 +418,7 @@ impl Engine {
             }
             _ => {}
         }
-        self.compile(&r)
+        Ok(r)
     }
 
     /// A recording of a step to fill.

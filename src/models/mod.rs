@@ -6,7 +6,7 @@ mod rope;
 
 pub use config::{Config, RopeScaling};
 pub use decoder::{Outputs, Parts, StepViews, record, required_tensors};
-pub use rope::{query_scale, rope_table};
+pub use rope::{query_scale, rope_table, table_bytes};
 
 /// Which elements of a head RoPE rotates together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,6 +28,12 @@ fn frequencies(config: &Config, factors: Option<&[f32]>) -> Vec<f64> {
         .collect()
 }
 
+/// Bytes of the angles, and of the factors on the queries, of so many positions.
+pub fn table_bytes(config: &Config, positions: u32) -> (u64, Option<u64>) {
+    let positions = u64::from(positions);
+    (positions * u64::from(config.rot) * 4, config.query_scale.map(|_| positions * 4))
+}
+
 /// Pairs (cos, sin), `[positions][rot / 2][2]`. `factors` divide the angles (`rope_freqs.weight`).
 pub fn rope_table(config: &Config, factors: Option<&[f32]>, positions: u32) -> Vec<f32> {
     let magnitude = match config.scaling {

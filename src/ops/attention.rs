@@ -168,11 +168,14 @@ pub fn attention(
     let layout = &shape.layout;
     let width = shape.heads * layout.head_v;
     let out = r.forms("attn", r.rows, width, forms);
+    // One after the other, the tiles use the same memory for their parts.
+    let rows_at_once = tiles.iter().map(|tile| tile.count).max().unwrap_or(0);
+    let parts = r.recording.transient("attention parts", u64::from(rows_at_once) * shape.part_row());
     for tile in tiles {
         let of =
             |view: &View, bytes: u64| view.part(u64::from(tile.first) * bytes, u64::from(tile.count) * bytes);
         let row_records = of(rows, ROW_BYTES);
-        let part = r.recording.transient("attention parts", u64::from(tile.count) * shape.part_row());
+        let part = parts.part(0, u64::from(tile.count) * shape.part_row());
         let q_stride = shape.heads * layout.head;
         let args = ops::attention::Args {
             q: of(q, u64::from(q_stride) * 4),

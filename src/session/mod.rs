@@ -15,9 +15,8 @@ use crate::sample::SamplerOptions;
 use crate::speculate::Statistics;
 use speculation::Speculation;
 
-/// Prompts of at most this many tokens are computed by the decode kernels, longer ones by the prefill kernels.
-/// A prompt's class depends on its length alone.
-const SHORT_PROMPT: usize = 16;
+/// See [`engine::SHORT_PROMPT`](crate::engine::SHORT_PROMPT).
+const SHORT_PROMPT: usize = crate::engine::SHORT_PROMPT as usize;
 
 /// Where time went since the session began.
 #[derive(Clone, Copy, Debug, Default)]

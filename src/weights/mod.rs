@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vkllm_runtime::{Buffer, Caps, Device, HostMemory, Usage};
+use vkllm_runtime::{Buffer, Caps, Device, HostMemory, PipelineTime, Usage};
 use vkllm_shaders::formats;
 
 use crate::error::{Error, Result};
@@ -66,6 +66,11 @@ pub struct LoadReport {
     pub buffers: usize,
     /// Threads that read; 0 when nothing was read.
     pub threads: usize,
+    /// Pipelines that were made while loading, in the order in which they became ready. A software driver puts most of the
+    /// work off until a pipeline is first used.
+    pub pipelines: Vec<PipelineTime>,
+    /// From the first pipeline's start to the last one's end.
+    pub pipeline_time: Duration,
     /// The largest resident size of the process until the weights were there; `None` where nobody tells.
     pub peak_resident: Option<u64>,
 }
@@ -80,8 +85,9 @@ pub struct Placed<'a> {
     pub weights: Weights,
     placements: Vec<Placement<'a>>,
     buffers: Vec<Buffer>,
-    mode: LoadMode,
-    why: String,
+    /// How they will be filled, and why so.
+    pub mode: LoadMode,
+    pub why: String,
 }
 
 /// The mapped file, kept while a device reads it.
@@ -177,7 +183,7 @@ impl<'a> Placed<'a> {
         let seen = buffers.iter().filter(|buffer| buffer.is_host_visible()).count();
         let (mode, why) = match asked {
             LoadMode::Staging => (LoadMode::Staging, "it was asked for".to_owned()),
-            LoadMode::Direct if seen < buffers.len() && !device.is_planner() => {
+            LoadMode::Direct if seen < buffers.len() => {
                 return Err(Error::Argument {
                     what: "the way weights are loaded".into(),
                     found: "direct".into(),
@@ -235,6 +241,7 @@ impl<'a> Placed<'a> {
             buffers: self.buffers.len(),
             threads,
             peak_resident: read::peak_resident(),
+            ..LoadReport::default()
         };
         Ok((self.weights, report))
     }

@@ -5,7 +5,6 @@ mod interrupt;
 mod options;
 mod output;
 mod selftest;
-mod spec;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -62,6 +62,15 @@ pub fn device() -> Option<&'static Device> {
     device
 }
 
+/// A device of one's own, as `device` is.
+pub fn another() -> Option<Device> {
+    let device = open(&options());
+    if device.is_none() {
+        skip("no Vulkan device");
+    }
+    device
+}
+
 /// Another device, made to look different.
 pub fn simulated(kind: Simulated) -> Option<Device> {
     let device = open(&DeviceOptions { simulate: vec![kind], ..options() });

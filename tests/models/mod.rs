@@ -4,6 +4,7 @@ mod bits;
 mod golden;
 mod kv;
 mod loading;
+mod planning;
 mod simulated;
 mod speculation;
 mod story;
