@@ -30,6 +30,8 @@ pub(super) enum Command {
     Tokenize(TokenizeArgs),
     /// Show what a model file says and the memory it would take
     Inspect(InspectArgs),
+    /// Say whether a draft model fits a target and what drafting would bring
+    Spec(PairArgs),
     /// List the Vulkan devices
     Devices(DevicesArgs),
     /// Test every kernel on a device; no model is needed
@@ -256,6 +258,35 @@ pub(super) struct TokenizeArgs {
     /// Print a JSON list of ids
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PairArgs {
+    /// Target: the model that decides what the text is
+    #[arg(short = 'm', long, value_name = "FILE")]
+    pub(super) model: PathBuf,
+    /// Draft model (also -md)
+    #[arg(long, value_name = "FILE")]
+    pub(super) model_draft: PathBuf,
+    /// Share of drafted tokens that are accepted [default: measured]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(super) acceptance: Option<f64>,
+    /// Compute times from bytes at this many GB/s, without a device
+    #[arg(long, value_name = "GB/s", allow_negative_numbers = true, conflicts_with_all = ["prompt", "file"])]
+    pub(super) bandwidth: Option<f64>,
+    /// Prompt whose continuation is compared [default: a short text]
+    #[arg(short = 'p', long, value_name = "TEXT", conflicts_with = "file")]
+    pub(super) prompt: Option<String>,
+    /// File that holds the prompt
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    /// Tokens to compare
+    #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 64)]
+    pub(super) n_predict: usize,
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) common: ModelArgs,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use vkllm_runtime::{Device, DeviceOptions, Need, Selector, Simulated, Validation};
 
 use super::args::{ActivationsArg, CacheArgs, ContextArg, DeviceArgs, ModelArgs, ValidateArg};
-use super::{Failure, input};
+use super::{CHECK, Failure, input};
 use crate::gguf::Gguf;
 use crate::{Activations, KvType, LoadMode, Model, ModelFile, ModelOptions, Watch};
 
@@ -94,7 +94,7 @@ pub(super) fn no_messages(device: &Device) -> Result<(), Failure> {
                 "the validation layers gave {count} messages; the first, {}: {}",
                 first.id, first.text
             );
-            Err(Failure::Told(sentence, 1))
+            Err(Failure::Told(sentence, CHECK))
         }
     }
 }

@@ -5,6 +5,7 @@ mod devices;
 mod inspect;
 mod load;
 mod logits;
+mod pair;
 mod run;
 mod selftest;
 mod spec;
@@ -22,7 +23,8 @@ use clap::{CommandFactory, Parser};
 use crate::Error;
 use args::{Cli, Command};
 
-/// Exit codes: the input or the command line is at fault, and the device is.
+/// Exit codes: what was checked failed, the input or the command line is at fault, and the device is.
+const CHECK: u8 = 1;
 const INPUT: u8 = 2;
 const DEVICE: u8 = 3;
 
@@ -139,6 +141,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Logits(args) => logits::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Spec(args) => pair::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Completions { shell } => {

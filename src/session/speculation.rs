@@ -125,7 +125,8 @@ impl Session {
     ) -> Result<Self> {
         let most = methods.iter().map(|setting| setting.method.row().most).max().unwrap_or(0);
         options.check(most.min(MOST_DRAFTS as usize))?;
-        let p_min = methods.iter().find_map(|setting| setting.get("p-min")).unwrap_or(0.0) as f32;
+        let model = methods.iter().find(|setting| setting.method == Method::DRAFT_MODEL);
+        let p_min = model.and_then(|setting| setting.get("p-min")).unwrap_or(0.0) as f32;
         let rounds = {
             let (target, engine) = self.model.engines(draft.map(|(model, _)| model));
             let side = engine.as_deref().zip(draft).map(|(engine, (_, slot))| (engine, slot));
@@ -227,9 +228,12 @@ impl Session {
             let source = if accepted { Source::Draft { method, place } } else { Source::Target };
             pending.push_back((drawn, source));
         }
-        self.stats.host_time += times.host;
-        self.stats.replay_time += times.wall;
-        self.stats.host_steps += 1;
+        // Rounds that record say nothing about the others.
+        if !round.recorded {
+            self.stats.host_time += times.host;
+            self.stats.replay_time += times.wall;
+            self.stats.host_steps += 1;
+        }
         self.stats.rerecorded += rounds.made() - made;
         self.stats.decode_time += began.elapsed();
         Ok(round)

@@ -99,9 +99,14 @@ impl Statistics {
         self.seconds.accept += seconds(round.times.accept);
         self.seconds.idle += seconds(round.times.idle);
         self.wall += round.wall.as_secs_f64();
-        if let (Some(time), Some(plain)) = (round.time(), decision.plain) {
+        // A plain round took what it takes; only drafts are held against an estimate of that.
+        let plain = |time| match round.method {
+            None => Some(time),
+            Some(_) => decision.plain.map(|plain| plain * round.tokens() as u32),
+        };
+        if let Some((time, plain)) = round.time().and_then(|time| Some((time, plain(time)?))) {
             self.took += time.as_secs_f64();
-            self.plain += plain.as_secs_f64() * round.tokens() as f64;
+            self.plain += plain.as_secs_f64();
         }
         self.expected_cost += decision.cost;
         self.expected_tokens += decision.tokens;

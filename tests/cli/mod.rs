@@ -5,6 +5,7 @@ mod interrupt;
 mod options;
 mod output;
 mod selftest;
+mod spec;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

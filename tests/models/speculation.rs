@@ -377,7 +377,7 @@ fn vocabularies_are_compared_token_by_token() {
         panic!("it was not refused");
     };
     let message = error.to_string();
-    assert!(message.contains("is \"!\" to the target"), "{message}");
+    assert!(message.contains("is \"!\" in the target"), "{message}");
 }
 
 /// What `Activations` the models are opened with must not matter either.

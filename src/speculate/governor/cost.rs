@@ -142,10 +142,10 @@ impl Costs {
     }
 
     fn catch_up_prior(&self, rows: usize) -> f64 {
-        if rows < 2 { 0.0 } else { self.step() * (1.0 + rows as f64 / (2 * TILE) as f64) }
+        if rows == 0 { 0.0 } else { self.step() * (1.0 + rows as f64 / (2 * TILE) as f64) }
     }
 
-    /// Computing rows that the draft's cache lacks. One row more is taken by the first draft step.
+    /// Computing rows that the draft's cache lacks, before the first draft step.
     pub(super) fn catch_up(&self, rows: usize) -> f64 {
         self.catch_up_prior(rows) * self.catch_up.estimate().unwrap_or(1.0)
     }
@@ -191,7 +191,7 @@ impl Costs {
         if let (Some(draft), 1..) = (draft, steps) {
             self.step.push(draft.as_secs_f64() / steps as f64, now);
         }
-        if let (Some(time), 2..) = (catch_up, round.catch_up) {
+        if let (Some(time), 1..) = (catch_up, round.catch_up) {
             self.catch_up.push(time.as_secs_f64() / self.catch_up_prior(round.catch_up), now);
         }
         if known.is_some() && !round.recorded {

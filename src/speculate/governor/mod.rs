@@ -7,8 +7,8 @@
 //! *Never slower than plain decoding* is an account, in plain steps. Every round pays in what it gained over plain
 //! decoding, or takes out what it lost; each token pays in [`SHARE`] besides. A draft is made only if the account could
 //! bear that all of it is rejected. So whatever the drafter does, a conversation of n tokens takes at most the time of
-//! `n * (1 + SHARE) + OPENING` plain steps, as far as the measured times are true, and any part of it loses at most what
-//! the account can hold, [`MOST_SAVED`], more.
+//! `n * (1 + SHARE) + OPENING` plain steps, and any part of it loses at most what the account can hold, [`MOST_SAVED`],
+//! more. That holds as far as the plain step's time is known: a relative error of it counts in full.
 
 mod acceptance;
 mod cost;
@@ -27,7 +27,7 @@ use cost::Costs;
 
 /// Share of the time that may be lost to trying.
 const SHARE: f64 = 0.01;
-/// Plain steps that a conversation may lose to trying besides, at its beginning.
+/// Plain steps that may be lost to trying besides, at the beginning.
 const OPENING: f64 = 4.0;
 /// Plain steps that gains are remembered for.
 const MOST_SAVED: f64 = 12.0;
@@ -195,10 +195,10 @@ impl Governor {
         }
     }
 
-    /// Another conversation begins: what rounds cost is still known, how good drafts are only half.
+    /// Another text begins: what rounds cost is still known, how good drafts are only half. The account stays as it is,
+    /// so that many short texts lose no more than a long one.
     pub fn begin(&mut self) {
         self.acceptance.iter_mut().for_each(|acceptance| acceptance.weaken(0.5));
-        self.account = self.account.max(OPENING);
         self.last = None;
     }
 
@@ -298,24 +298,38 @@ impl Governor {
             .filter(move |&(_, k)| k >= least)
     }
 
-    /// A draft of each length from 1 to `most`, with its numbers.
+    /// What drafts of 1 to `most` tokens would bring if each token were accepted at this rate, those before it being so.
+    pub fn predict(&self, method: Method, acceptance: f64, most: usize) -> Vec<Decision> {
+        let mut tokens = 1.0;
+        let draft = |k: usize| {
+            tokens += acceptance.powi(k as i32);
+            self.draft(method, k, (tokens, k as f64), 0.0)
+        };
+        (1..=most).map(draft).collect()
+    }
+
+    /// A draft of `k` tokens that is expected to commit `tokens` after `steps` draft steps.
+    fn draft(&self, method: Method, k: usize, (tokens, steps): (f64, f64), catch_up: f64) -> Decision {
+        let plain = self.costs.plain();
+        Decision {
+            method: Some(method),
+            k,
+            why: Why::Best,
+            tokens,
+            cost: (self.costs.round(method, k, steps) + catch_up) / plain,
+            catch_up: catch_up / plain,
+            account: self.account,
+            plain: self.plain_time(),
+        }
+    }
+
+    /// A draft of each length from 1 to `most`, with its numbers, and its draft steps.
     fn drafts(&self, method: Method, most: usize, lag: usize) -> impl Iterator<Item = (Decision, f64)> + '_ {
-        let lag = if method.is_history() { 0 } else { lag };
-        let (plain, catch_up) = (self.costs.plain(), self.costs.catch_up(lag));
+        // The first draft step takes two rows.
+        let lag = if method.is_history() { 0 } else { lag.saturating_sub(1) };
+        let catch_up = self.costs.catch_up(lag);
         let expected = self.acceptance[method.index()].expected().take(most);
-        expected.zip(1..).map(move |((tokens, steps), k)| {
-            let decision = Decision {
-                method: Some(method),
-                k,
-                why: Why::Best,
-                tokens,
-                cost: (self.costs.round(method, k, steps) + catch_up) / plain,
-                catch_up: catch_up / plain,
-                account: self.account,
-                plain: self.plain_time(),
-            };
-            (decision, steps)
-        })
+        expected.zip(1..).map(move |(expected, k)| (self.draft(method, k, expected, catch_up), expected.1))
     }
 
     fn decide(&mut self, offer: &Offer) -> Decision {

@@ -1,12 +1,15 @@
 //! Numbers that are noisy and drift: the last few of them, and their middle.
 
 /// Samples that are kept.
-const KEPT: usize = 9;
-/// Rounds after which a sample is dropped when a newer one comes.
-const HORIZON: u64 = 96;
+const KEPT: usize = 15;
+/// Rounds after which a sample is dropped when a newer one comes, and when that contradicts the others.
+const OLD: u64 = 1024;
+const OLD_IF_CONTRADICTED: u64 = 96;
+/// How much a sample that contradicts the others differs from their middle.
+const CONTRADICTS: f64 = 0.1;
 
 /// The last samples of a positive quantity. Outliers on either side do not move the estimate, and a lasting change has
-/// moved it after five samples, or at once when the others are old.
+/// moved it after eight samples, or at once when the others are old.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Samples {
     /// Oldest first, each with its round.
@@ -20,9 +23,10 @@ impl Samples {
         if !(value.is_finite() && value > 0.0) {
             return;
         }
-        let full = usize::from(self.count == KEPT);
-        let old =
-            self.values[..self.count].iter().take_while(|(_, at)| at + HORIZON < round).count().max(full);
+        let contradicts = self.count > 0 && (value / self.middle - 1.0).abs() > CONTRADICTS;
+        let lives = if contradicts { OLD_IF_CONTRADICTED } else { OLD };
+        let old = self.values[..self.count].iter().take_while(|(_, at)| at + lives < round).count();
+        let old = old.max(usize::from(self.count == KEPT));
         self.values.copy_within(old..self.count, 0);
         self.count -= old;
         self.values[self.count] = (value, round);
@@ -30,13 +34,11 @@ impl Samples {
         let mut sorted = self.values.map(|(value, _)| value);
         let sorted = &mut sorted[..self.count];
         sorted.sort_by(f64::total_cmp);
-        // Of two, the smaller: what disturbs a time makes it longer. Of five or more the mean of the middle three.
+        // Of two, the smaller: what disturbs a time makes it longer. Of five or more the mean of the middle half.
         let half = (sorted.len() - 1) / 2;
-        self.middle = if sorted.len() < 5 {
-            sorted[half]
-        } else {
-            sorted[half - 1..half + 2].iter().sum::<f64>() / 3.0
-        };
+        let cut = sorted.len() / 4;
+        let middle = if sorted.len() < 5 { &sorted[half..=half] } else { &sorted[cut..sorted.len() - cut] };
+        self.middle = middle.iter().sum::<f64>() / middle.len() as f64;
     }
 
     pub(super) fn len(&self) -> usize {

@@ -94,7 +94,7 @@ pub(super) fn run(
             let outlier = random.share() < device.noise.1;
             ms * factor * if outlier { 10.0 } else { 1.0 }
         };
-        let catch_up_rows = if model && lag > 1 { lag } else { 0 };
+        let catch_up_rows = if model { lag.saturating_sub(1) } else { 0 };
         let step = (device.step)(round);
         let catch_up = noisy(if catch_up_rows > 0 { step * (1.0 + lag as f64 / 32.0) } else { 0.0 });
         let draft = noisy(if model { k as f64 * step } else { 0.0 });
