@@ -15,6 +15,8 @@ pub enum Simulated {
     Small,
     /// None of the optional features that kernels can do without.
     Poor,
+    /// Bindings at multiples of 256 bytes, the most that any device asks for.
+    Aligned,
 }
 
 /// The host's window into the memory of a simulated discrete device.
@@ -35,7 +37,8 @@ const LUXURIES: &[Need] = &[
 
 impl Simulated {
     /// Every kind, in order of declaration.
-    pub const ALL: &[Simulated] = &[Simulated::Discrete, Simulated::Small, Simulated::Poor];
+    pub const ALL: &[Simulated] =
+        &[Simulated::Discrete, Simulated::Small, Simulated::Poor, Simulated::Aligned];
 
     /// Name used by `--simulate`.
     pub fn name(self) -> &'static str {
@@ -43,6 +46,7 @@ impl Simulated {
             Simulated::Discrete => "discrete",
             Simulated::Small => "small",
             Simulated::Poor => "poor",
+            Simulated::Aligned => "aligned",
         }
     }
 
@@ -56,6 +60,7 @@ impl Simulated {
                 caps.max_shared = caps.max_shared.min(16 << 10);
                 caps.max_push = caps.max_push.min(128);
             }
+            Simulated::Aligned => caps.offset_alignment = caps.offset_alignment.max(256),
             Simulated::Poor => caps.has.retain(|need| !LUXURIES.contains(need)),
         }
         caps.simulated.push(self);

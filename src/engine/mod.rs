@@ -5,6 +5,8 @@ mod recordings;
 mod round;
 mod step;
 mod survey;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -396,7 +396,7 @@ impl Engine {
     }
 
     /// Records a step as data.
-    fn step(&self, key: &Key) -> Result<Recorder<'_>> {
+    pub(super) fn step(&self, key: &Key) -> Result<Recorder<'_>> {
         let rows = match key.cursor {
             Some(slot) => self.cursor(slot),
             None => self.buffers.rows.part(0, u64::from(key.rows) * ROW),

@@ -270,7 +270,9 @@ pub fn as_bits(values: &[f32]) -> Vec<u32> {
 pub fn list(list: &mut List<'_>) {
     let combiners = list.usable(attention_combine::CANDIDATES);
     for &combiner in &combiners {
-        for (size, heads) in [(8, 4), (64, 4), (64, 3), (80, 2), (96, 1), (128, 8), (256, 2)] {
+        for (size, heads) in
+            [(12, 3), (20, 1), (8, 4), (64, 4), (64, 3), (80, 2), (96, 1), (128, 8), (256, 2)]
+        {
             for positions in [127, 128, 300, 700] {
                 let property = format!("parts together heads {heads} size {size} positions {positions}");
                 list.add(&[combiner.kernel], property, move |bench| {

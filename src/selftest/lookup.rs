@@ -107,8 +107,9 @@ fn gather_copy(bench: &Bench, candidate: &'static Candidate, k: usize, count: us
     // Any bits, NaNs with payloads among them.
     let x: Vec<u32> = (0..9 * k).map(|_| rng.word()).collect();
     let index: Vec<u32> = (0..count).map(|_| rng.int(0, 8) as u32).collect();
+    // One workgroup and one row more than there are: they have nothing to do.
     let push = gather::Push { k: k as u32, count: count as u32, ..Default::default() };
-    let job = Job::new(candidate, &[], &push, [(k as u32).div_ceil(lanes), count as u32, 1])
+    let job = Job::new(candidate, &[], &push, [(k as u32).div_ceil(lanes) + 1, count as u32 + 1, 1])
         .words("x", x)
         .words("index", index)
         .output("y", (count + 1) * k);

@@ -111,6 +111,7 @@ impl Draws {
                 .words("rows", step_rows(&self.rows()))
                 .words("part", part);
             part = stage.on(bench)?.words("part").to_vec();
+            bits(&format!("histogram of {n}"), &part, stage.meaning(bench).words("part"))?;
             let push = sample_collect::Push { n, stride, part_stride, list, ..Default::default() };
             let stage = Job::new(stages.collect, &specs, &push, grid)
                 .words("logits", self.words())
@@ -118,6 +119,12 @@ impl Draws {
                 .words("rows", step_rows(&self.rows()))
                 .words("part", part);
             part = stage.on(bench)?.words("part").to_vec();
+            let want = stage.meaning(bench);
+            for row in 0..self.len() {
+                let words =
+                    |part: &[u32]| part[row * part_stride as usize..][..part_stride as usize].to_vec();
+                collected(&layout, &words(&part), &words(want.words("part")))?;
+            }
         }
         let push = sample::Push { n, stride, part_stride, list, ..Default::default() };
         let out = Job::new(stages.sample, &specs, &push, [1, rows, 1])
@@ -156,6 +163,22 @@ impl Draws {
             bits(&format!("{what}: the step row"), &[after.token, after.position], &[token, position])?;
         }
         Ok(())
+    }
+}
+
+/// Compares what a row keeps: all words, and the list in any order.
+fn collected(layout: &Layout, got: &[u32], want: &[u32]) -> Check {
+    bits(&"what is kept for certain", &got[..layout.list], &want[..layout.list])?;
+    let listed = want[layout.head + 1] as usize;
+    let sorted = |part: &[u32]| -> Option<Vec<u32>> {
+        let mut pairs: Vec<_> = part[layout.list..].get(..2 * listed)?.chunks_exact(2).collect();
+        pairs.sort_unstable();
+        Some(pairs.concat())
+    };
+    match (sorted(got), sorted(want)) {
+        (Some(got), Some(want)) => bits(&"what remains to be decided", &got, &want),
+        // More than the list holds: it holds some of them.
+        _ => Ok(()),
     }
 }
 

@@ -36,10 +36,14 @@ pub fn options() -> DeviceOptions {
     };
     let kind = |name: &str| {
         let found = Simulated::ALL.iter().find(|kind| kind.name() == name);
-        *found.unwrap_or_else(|| panic!("{SIMULATE} names {name}; allowed are discrete, small and poor"))
+        *found.unwrap_or_else(|| {
+            panic!("{SIMULATE} names {name}; allowed are discrete, small, poor and aligned")
+        })
     };
     let names = std::env::var(SIMULATE).unwrap_or_default();
-    let simulate = names.split(',').filter(|name| !name.is_empty()).map(kind).collect();
+    let mut simulate: Vec<_> = names.split(',').filter(|name| !name.is_empty()).map(kind).collect();
+    // So that what remains of an offset is never zero by chance.
+    simulate.push(Simulated::Aligned);
     DeviceOptions { selector, validation, simulate, ..DeviceOptions::default() }
 }
 

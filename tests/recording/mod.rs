@@ -3,6 +3,7 @@
 
 mod barriers;
 mod lifetime;
+mod outside;
 mod random;
 mod steps;
 
@@ -83,13 +84,25 @@ pub const ROW: u64 = 8;
 /// Appends `y[i] = x[i-th of rows]`, in f32 rows of eight words. Its shader is GLSL: the oldest layers in use do not
 /// follow the two-step addressing of WGSL's stores, so that they miss what those write.
 pub fn lookup(recording: &mut Recording, label: &str, x: &View, rows: &View, y: &View, grid: Option<&View>) {
+    lookup_among(recording, label, (x, (x.len / 4 / ROW) as u32), rows, y, grid);
+}
+
+/// As `lookup`, with the number of rows that the kernel believes `x` to have.
+pub fn lookup_among(
+    recording: &mut Recording,
+    label: &str,
+    (x, among): (&View, u32),
+    rows: &View,
+    y: &View,
+    grid: Option<&View>,
+) {
     let candidate =
         ops::embed::CANDIDATES.iter().find(|c| c.kernel.axis("FORMAT") == "f32").expect("an f32 kernel");
     let count = (y.len / 4 / ROW) as u32;
     let push = ops::embed::Push {
         k: ROW as u32,
         row_bytes: ROW as u32 * 4,
-        count: (x.len / 4 / ROW) as u32,
+        count: among,
         rows: count,
         scale: 1.0,
         ..Default::default()

@@ -10,6 +10,7 @@ use super::{Product, Subject, is_q8, tile};
 /// Row lengths of 1 to 4 blocks and more; formats without blocks end within a unit.
 fn lengths(format: &Format) -> &'static [usize] {
     match format.block {
+        1 if format.name == "f32" => &[8, 3, 20, 35, 100, 263],
         1 => &[8, 2, 20, 34, 100, 264],
         256 => &[256, 512, 768, 1024],
         _ => &[32, 64, 96, 128, 160, 544],
