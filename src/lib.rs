@@ -21,6 +21,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod audit;
 mod batch;
 mod blocks;
 mod cache;

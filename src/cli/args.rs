@@ -32,6 +32,9 @@ pub(super) enum Command {
     Inspect(InspectArgs),
     /// Say whether a draft model fits a target and what drafting would bring
     Spec(PairArgs),
+    /// Show that drafting does not change the text: compare it with plain decoding bit for bit
+    #[command(after_help = "Exit codes: 0 all texts are the same, 1 some differ, 2 usage, 3 device error.")]
+    Audit(AuditArgs),
     /// List the Vulkan devices
     Devices(DevicesArgs),
     /// Test every kernel on a device; no model is needed
@@ -166,6 +169,42 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) stats: bool,
     /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) common: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    /// Model file; without it the small model that ships with the program
+    #[arg(short = 'm', long, value_name = "FILE")]
+    pub(super) model: Option<PathBuf>,
+    /// Smaller model with the same vocabulary that drafts (also -md)
+    #[arg(long, value_name = "FILE")]
+    pub(super) model_draft: Option<PathBuf>,
+    /// Who drafts, as --spec takes it; may be repeated [default: every drafter, each alone]
+    #[arg(long, value_name = "TYPE[:NAME=VALUE…],…")]
+    pub(super) drafter: Vec<String>,
+    /// Tokens drafted each round, one length after the other; "auto" is the governor's
+    #[arg(long, value_name = "N|auto,…", value_delimiter = ',', default_value = "1,2,4,8,16,64,auto")]
+    pub(super) draft_max: Vec<String>,
+    /// Text whose pieces are the prompts; tokens drawn at random without it
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    /// Number of prompts
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(super) prompts: usize,
+    /// Tokens of each prompt
+    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    pub(super) prompt_tokens: usize,
+    /// Tokens to generate from each prompt
+    #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 64)]
+    pub(super) n_predict: usize,
+    /// Seed of the random draws [default: chosen anew and shown]
+    #[arg(short = 's', long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+    /// Print one JSON object instead of a table
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]

@@ -1,6 +1,7 @@
 //! The command line: what was typed, what it means, and one file per command.
 
 mod args;
+mod audit;
 mod devices;
 mod inspect;
 mod load;
@@ -142,6 +143,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Spec(args) => pair::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Completions { shell } => {

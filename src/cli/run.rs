@@ -66,7 +66,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let device = load::device(&args.common.device)?;
     let options = ModelOptions { profile: args.stats, ..load::options(&args.common, &file, &device)? };
     let speculation = spec::options(&args.spec)?;
-    let draft = spec::file(&args.spec, &device, &file, &options)?;
+    let draft = spec::file(args.spec.model_draft.as_deref(), &device, &file, &options)?;
     let model = load::model(&device, &file, &options)?;
     let draft = draft.map(|(file, options)| load::model(&device, &file, &options)).transpose()?;
     let (ids, text) = prompt(args, &model)?;

@@ -1,5 +1,7 @@
 //! Options of speculation: from what was typed to a session that drafts.
 
+use std::path::Path;
+
 use vkllm_runtime::Device;
 
 use super::args::SpecArgs;
@@ -36,25 +38,27 @@ pub(super) fn options(args: &SpecArgs) -> Result<Option<SpecOptions>, Failure> {
             .ok_or_else(|| input("--draft-p-min is for a draft model; give one with -md FILE"))?
             .set("p-min", &p_min.to_string())?;
     }
-    let draft_max = match args.draft_max.as_str() {
-        "auto" => None,
-        number => Some(
-            number
-                .parse()
-                .map_err(|_| input(format!("--draft-max is \"{number}\"; allowed is a number, or auto")))?,
-        ),
-    };
+    let draft_max = length(&args.draft_max)?;
     Ok(Some(SpecOptions { methods, draft_max, draft_min: args.draft_min }))
+}
+
+/// A length of drafts; `None` leaves it to the governor.
+pub(super) fn length(text: &str) -> Result<Option<usize>, Failure> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let number = text.parse();
+    number.map(Some).map_err(|_| input(format!("--draft-max is \"{text}\"; allowed is a number, or auto")))
 }
 
 /// Reads the draft model's file and checks that it fits beside the target, before either is loaded.
 pub(super) fn file(
-    args: &SpecArgs,
+    path: Option<&Path>,
     device: &Device,
     target: &ModelFile,
     model: &ModelOptions,
 ) -> Result<Option<(ModelFile, ModelOptions)>, Failure> {
-    let Some(path) = &args.model_draft else { return Ok(None) };
+    let Some(path) = path else { return Ok(None) };
     let file = load::file(Some(path))?;
     let options = ModelOptions { context: Some(target.context(model)), ..*model };
     target.plan(device.caps(), model)?.and(&file.plan(device.caps(), &options)?).check(device)?;

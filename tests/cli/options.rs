@@ -55,6 +55,26 @@ fn speculation_that_cannot_be() {
 }
 
 #[test]
+fn an_audit_compares_and_says_what_it_did() {
+    let audit = |arguments: &[&str]| {
+        let few = ["--prompts", "2", "--prompt-tokens", "6", "-n", "6", "-s", "7"];
+        on_reference("audit", &[&few[..], arguments].concat())
+    };
+    let json = audit(&["-m", STORIES, "-md", STORIES, "--draft-max", "2", "--json"]).json();
+    // Six samplers, four history drafters and the draft model, two prompts.
+    assert_eq!((json["texts"].as_u64(), json["differing"].as_u64()), (Some(6 * 5 * 2), Some(0)), "{json}");
+    let model =
+        json["rows"].as_array().into_iter().flatten().filter(|row| row["drafter"] == "draft-model:p-min=0");
+    let [drafted, accepted] =
+        ["drafted", "accepted"].map(|key| model.clone().filter_map(|row| row[key].as_u64()).sum::<u64>());
+    assert!(drafted > 0 && drafted == accepted, "a model's drafts for itself are its own draws: {json}");
+    audit(&["--drafter", "draft-model"]).refuses(2, &["draft-model", "-md"]);
+    audit(&["--draft-max", "some"]).refuses(2, &["some", "auto"]);
+    audit(&["-f", "no-such-file.txt"]).refuses(2, &["no-such-file.txt"]);
+    on_reference("audit", &["--prompts", "0"]).refuses(2, &["--prompts"]);
+}
+
+#[test]
 fn a_prompt_that_does_not_fit() {
     let long = "word ".repeat(200);
     on_reference("run", &["-p", &long, "-c", "64"]).refuses(2, &["prompt", "64", "-c"]);
