@@ -16,7 +16,7 @@ pub(crate) type Numbers = BTreeMap<usize, f64>;
 /// Numbers of all pipelines of a device.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Baseline {
-    /// What it was measured on: one line.
+    /// What it was compiled for and by: one line, the same on every machine.
     pub(crate) about: String,
     pub(crate) pipelines: BTreeMap<String, Numbers>,
 }
@@ -39,12 +39,12 @@ fn numbers(statistics: &[(String, f64)]) -> Numbers {
 
 impl Baseline {
     /// What was found, on top of what is `kept` of an older baseline. Pipelines that were not compiled have no numbers.
-    pub(super) fn of(answer: &Answer, kept: Option<Baseline>) -> Baseline {
+    pub(super) fn of(about: String, answer: &Answer, kept: Option<Baseline>) -> Baseline {
         let mut pipelines = kept.map(|kept| kept.pipelines).unwrap_or_default();
         for (name, pipeline) in answer.pipelines.iter().filter(|(_, pipeline)| pipeline.error.is_none()) {
             pipelines.insert(name.clone(), numbers(&pipeline.statistics));
         }
-        Baseline { about: format!("{}, {}", answer.device, answer.driver), pipelines }
+        Baseline { about, pipelines }
     }
 
     /// Reads a file; `None` when there is none.

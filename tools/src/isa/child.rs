@@ -41,9 +41,8 @@ pub(crate) struct Pipeline {
 /// All that a device said.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answer {
-    /// The device's own name, and the driver's.
+    /// The device's own name.
     pub(crate) device: String,
-    pub(crate) driver: String,
     /// Version of Mesa, for example 25.0.7.
     pub(crate) version: String,
     pub(crate) pipelines: BTreeMap<String, Pipeline>,
@@ -191,7 +190,7 @@ fn answer_of(lines: Vec<Line>, end: &str) -> Result<Answer, String> {
         match (line, &mut answer) {
             (Line::Open { device, driver }, answer) => {
                 let version = version_of(&driver);
-                *answer = Some(Answer { device, driver, version, ..Answer::default() });
+                *answer = Some(Answer { device, version, ..Answer::default() });
             }
             (Line::Begin(name), _) => doing = name,
             (Line::Done(name, pipeline), Some(answer)) => {

@@ -208,7 +208,8 @@ fn judge(
     let comparison = Comparison::new(before.as_ref(), &answer, whole, device.loose);
     if args.bless {
         let kept = before.filter(|_| !args.filter.is_empty());
-        Baseline::of(&answer, kept).write(&path)?;
+        let about = format!("{}; Mesa {}", device.title, answer.version);
+        Baseline::of(about, &answer, kept).write(&path)?;
     }
     Ok(Outcome::Compared { version: answer.version, blessed: args.bless, comparison })
 }

@@ -19,25 +19,25 @@ fn answer(vgprs: f64, spilled: f64, waves: f64) -> Answer {
         ("Instructions", 1000.0),
         ("Subgroups per SIMD", waves),
     ];
-    let mut answer = Answer { device: "GPU".into(), driver: "radv Mesa 1.2.3".into(), ..Answer::default() };
+    let mut answer = Answer::default();
     answer.pipelines.insert(DECODE.into(), pipeline(true, &statistics));
     answer.pipelines.insert(PROMPT.into(), pipeline(false, &statistics));
     answer
 }
 
 fn faults(before: &Answer, now: &Answer) -> Vec<(String, Fault)> {
-    let baseline = Baseline::of(before, None);
+    let baseline = Baseline::of("GPU; Mesa 1.2.3".into(), before, None);
     let comparison = Comparison::new(Some(&baseline), now, true, false);
     comparison.findings.into_iter().map(|finding| (finding.pipeline, finding.fault)).collect()
 }
 
 #[test]
 fn a_baseline_survives_being_written_and_read() {
-    let baseline = Baseline::of(&answer(48.0, 0.0, 16.0), None);
+    let baseline = Baseline::of("GPU; Mesa 1.2.3".into(), &answer(48.0, 0.0, 16.0), None);
     let text = baseline.to_text();
     assert_eq!(Baseline::parse(&text).unwrap(), baseline);
     assert!(
-        text.starts_with("# GPU, radv Mesa 1.2.3\npipeline\tvgprs\tvgpr_spills\tinstructions\toccupancy\n"),
+        text.starts_with("# GPU; Mesa 1.2.3\npipeline\tvgprs\tvgpr_spills\tinstructions\toccupancy\n"),
         "{text}"
     );
     assert!(text.contains("linear.matvec.q4_k.q8 ROWS=1\t48\t0\t1000\t16\n"), "{text}");
@@ -46,7 +46,7 @@ fn a_baseline_survives_being_written_and_read() {
 
 #[test]
 fn damaged_baselines_are_refused() {
-    let text = Baseline::of(&answer(48.0, 0.0, 16.0), None).to_text();
+    let text = Baseline::of("GPU; Mesa 1.2.3".into(), &answer(48.0, 0.0, 16.0), None).to_text();
     for (from, to) in [("# ", ""), ("vgprs", "vgpr"), ("\t48", "\tmany"), ("\t48\t0", "\t48")] {
         assert!(Baseline::parse(&text.replacen(from, to, 1)).is_err(), "{from} → {to}");
     }
@@ -95,7 +95,7 @@ fn a_spill_fails_in_decode_kernels_even_without_a_baseline() {
 
 #[test]
 fn errors_and_changes_are_counted() {
-    let before = Baseline::of(&answer(40.0, 0.0, 16.0), None);
+    let before = Baseline::of("GPU; Mesa 1.2.3".into(), &answer(40.0, 0.0, 16.0), None);
     let mut now = answer(30.0, 0.0, 16.0);
     now.pipelines.remove(PROMPT);
     now.pipelines.insert("glu.blocks".into(), pipeline(true, &[]));
@@ -105,6 +105,6 @@ fn errors_and_changes_are_counted() {
     assert_eq!((whole.better, whole.new, whole.gone, whole.findings.len()), (1, 1, 1, 1));
     let part = Comparison::new(Some(&before), &now, false, false);
     assert_eq!(part.gone, 0, "what was not asked for is not gone");
-    let blessed = Baseline::of(&now, Some(before));
+    let blessed = Baseline::of("GPU; Mesa 1.2.3".into(), &now, Some(before));
     assert!(blessed.pipelines.contains_key(PROMPT) && !blessed.pipelines.contains_key("heads.subgroup"));
 }
