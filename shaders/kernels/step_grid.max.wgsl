@@ -1,11 +1,12 @@
-// Workgroup counts of a step's attention: (chunks of the longest row, heads, rows). One invocation; the grid
-// is (1, 1, 1).
+// Workgroup counts of a step's attention: (tiles, KV heads, chunks of the longest row). Tiles first, so that those that
+// read the same keys run side by side. One invocation; the grid is (1, 1, 1).
 
 struct Push {
     rows_at: u32,
     args_at: u32,
     row_count: u32,
-    n_head: u32,
+    tiles: u32,
+    n_kv: u32,
 }
 
 var<immediate> push: Push;
@@ -24,7 +25,7 @@ fn main() {
     for (var row = 0u; row < push.row_count; row++) {
         last = max(last, rows[push.rows_at + row * ROW_WORDS + ROW_POSITION]);
     }
-    args[push.args_at] = last / KV_BLOCK + 1u;
-    args[push.args_at + 1u] = push.n_head;
-    args[push.args_at + 2u] = push.row_count;
+    args[push.args_at] = push.tiles;
+    args[push.args_at + 1u] = push.n_kv;
+    args[push.args_at + 2u] = last / KV_BLOCK + 1u;
 }

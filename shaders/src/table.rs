@@ -78,6 +78,17 @@ const STRIP_1: Spec = &[("OUTS", 8), ("ROWS", 1)];
 const STRIP_2: Spec = &[("OUTS", 4), ("ROWS", 2)];
 const STRIP_4: Spec = &[("OUTS", 4), ("ROWS", 4)];
 
+/// A kernel of attention; its rows are the (row, head) pairs of a step that read the same KV head.
+const fn attention(file: &'static str, subgroup: (u32, u32), rows: (u32, u32), spec: Spec) -> Row {
+    Row { op: "attention", file, axes: &[], spec, rows, subgroup, class: "float", rank: 10 }
+}
+
+/// Pairs that share what is loaded.
+const PAIRS_1: Spec = &[("PAIRS", 1)];
+const PAIRS_2: Spec = &[("PAIRS", 2)];
+const PAIRS_4: Spec = &[("PAIRS", 4)];
+const PAIRS_8: Spec = &[("PAIRS", 8)];
+
 /// All kernels.
 pub const ROWS: &[Row] = &[
     Row { axes: &[("FORMAT", FORMATS)], ..one("embed", "embed.lookup.comp") },
@@ -98,9 +109,14 @@ pub const ROWS: &[Row] = &[
     one("rms_norm", "rms_norm.subgroup.comp"),
     one("quantize", "quantize.blocks.comp"),
     one("heads", "heads.subgroup.comp"),
-    // Where shaders become CPU code, an unrolled chunk takes longer to compile than it saves; the bits are the same.
-    Row { subgroup: NARROW, spec: &[("UNROLL", 0)], ..one("attention", "attention.chunk.comp") },
-    Row { subgroup: WIDE, spec: &[("UNROLL", 1)], ..one("attention", "attention.chunk.comp") },
+    attention("attention.strip.comp", NARROW, (1, 1), PAIRS_1),
+    attention("attention.strip.comp", NARROW, (2, 2), PAIRS_2),
+    attention("attention.strip.comp", NARROW, (3, 4), PAIRS_4),
+    attention("attention.strip.comp", NARROW, (5, u32::MAX), PAIRS_8),
+    attention("attention.chunk.comp", WIDE, (1, 1), PAIRS_1),
+    attention("attention.chunk.comp", WIDE, (2, 2), PAIRS_2),
+    // Eight pairs spill registers on some GPUs.
+    attention("attention.chunk.comp", WIDE, (3, u32::MAX), PAIRS_4),
     one("attention_combine", "attention_combine.blocks.comp"),
     one("glu", "glu.blocks.comp"),
     one("gather", "gather.copy.wgsl"),

@@ -76,6 +76,12 @@ pub fn pipelines(caps: &Caps) -> Result<Vec<PipelineUse>> {
             }
         }
     }
+    // Other types of the cache differ in two kernels, whatever the architecture.
+    for kind in KvType::ALL {
+        for (rows, path) in STEPS {
+            model(&mut found, rows, path, &config(&ARCHITECTURES[0], 128), kind, Activations::Auto)?;
+        }
+    }
     for &format in FORMATS {
         let mut r = Recorder::new(format.name.into(), caps, 1, Path::Rows, Activations::Float);
         let table = tensor(&mut r.recording, "token_embd", format, WIDTH, VOCAB);

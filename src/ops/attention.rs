@@ -2,9 +2,10 @@
 
 use vkllm_runtime::{Grid, View};
 use vkllm_shaders::ops;
+use vkllm_shaders::select::Candidate;
 
-use super::{Forms, Path, Recorder, Rows, Simple};
-use crate::cache::{BLOCK, KvLayout, KvType};
+use super::{Forms, Path, Recorder, Rows, Simple, Want};
+use crate::cache::{BLOCK, KvLayout};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -107,20 +108,35 @@ pub fn heads(r: &mut Recorder<'_>, shape: &AttentionShape, a: &HeadsArgs<'_>) ->
     )
 }
 
-/// Lanes that share one key: enough to use whole vector loads, few enough to keep several keys in flight. A lane reads
-/// four elements at once, or eight of a quantised type.
+/// Lanes that share one key where lanes share them: a power of two that leaves each at least 16 elements, which come in
+/// loads of eight.
 fn lanes_per_key(layout: &KvLayout, subgroup: u32) -> u32 {
-    let loads = |size: u32, kind: KvType| size / if kind.block() > 1 { 8 } else { 4 };
-    let (keys, values) = (loads(layout.head, layout.k_type), loads(layout.head_v, layout.v_type));
     let mut lanes = 1;
-    while lanes < 8
-        && lanes * 2 <= subgroup
-        && keys.is_multiple_of(lanes * 2)
-        && values.is_multiple_of(lanes * 2)
-    {
+    let fits = |size: u32, lanes: u32| size.is_multiple_of(8 * lanes) && size >= 16 * lanes;
+    while lanes * 2 <= subgroup && fits(layout.head, lanes * 2) && fits(layout.head_v, lanes * 2) {
         lanes *= 2;
     }
     lanes
+}
+
+/// Elements of queries or of sums that a lane keeps in registers.
+const REGISTERS: u32 = 64;
+
+/// The kernel for the (row, head) pairs of `rows` rows that read the same KV head.
+fn kernel_of(r: &Recorder<'_>, shape: &AttentionShape, rows: u32) -> Result<&'static Candidate> {
+    let layout = &shape.layout;
+    let of = |pairs: u32| {
+        let want = Want { axes: &[], rows: pairs, class: None };
+        r.select("attn_scores", ops::attention::CANDIDATES, want)
+    };
+    let pairs = rows * (shape.heads / layout.kv_heads);
+    let best = of(pairs)?;
+    if !best.kernel.specs.iter().any(|spec| spec.name == "D_SPLIT") {
+        return Ok(best);
+    }
+    // Lanes that share keys keep their shares of all pairs at once.
+    let share = layout.head.max(layout.head_v) / lanes_per_key(layout, r.caps.subgroup);
+    of(pairs.min((REGISTERS / share).max(1)))
 }
 
 /// Rows that attention does at once, with their indirect grid.
@@ -128,6 +144,7 @@ fn lanes_per_key(layout: &KvLayout, subgroup: u32) -> u32 {
 pub struct AttentionTile {
     first: u32,
     count: u32,
+    kernel: &'static Candidate,
     grid: View,
 }
 
@@ -144,11 +161,11 @@ pub fn attention_tiles(
     while first < r.rows {
         let count = tile.min(r.rows - first);
         let part = rows.part(u64::from(first) * ROW_BYTES, u64::from(count) * ROW_BYTES);
-        tiles.push(AttentionTile {
-            first,
-            count,
-            grid: super::rows::step_grid(r, &part, count, shape.heads)?,
-        });
+        let kernel = kernel_of(r, shape, count)?;
+        let kv_heads = shape.layout.kv_heads;
+        let groups = (count * (shape.heads / kv_heads)).div_ceil(kernel.fixed("PAIRS").unwrap_or(1));
+        let grid = super::rows::step_grid(r, &part, count, (groups, kv_heads))?;
+        tiles.push(AttentionTile { first, count, kernel, grid });
         first += count;
     }
     Ok(tiles)
@@ -226,17 +243,9 @@ fn scores(
         ("V_TYPE", layout.v_type.code()),
         ("D_SPLIT", lanes_per_key(layout, lanes)),
     ];
-    r.simple(
-        "attn_scores",
-        Simple {
-            candidates: ops::attention::CANDIDATES,
-            axes: &[],
-            specs: &specs,
-            views: args.views(),
-            push,
-            grid: Grid::Indirect(tile.grid.clone()),
-        },
-    )
+    let specs = specs.into_iter().chain(tile.kernel.spec.iter().copied()).collect();
+    let grid = Grid::Indirect(tile.grid.clone());
+    r.append("attn_scores", tile.kernel, specs, args.views(), &push, grid)
 }
 
 fn combine(
@@ -270,25 +279,24 @@ fn combine(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::KvType;
 
     #[test]
     fn lanes_divide_every_head_size_that_occurs() {
-        for (head, k_type, v_type) in [
-            (8, KvType::F32, KvType::F16),
-            (64, KvType::F16, KvType::F16),
-            (64, KvType::Q8_0, KvType::F32),
-            (80, KvType::F16, KvType::BF16),
-            (96, KvType::F16, KvType::Q4_0),
-            (128, KvType::Q5_1, KvType::Q5_1),
-            (256, KvType::F32, KvType::F32),
+        for (head, head_v, lanes) in [
+            (8, 8, 1),
+            (64, 64, 4),
+            (80, 80, 2),
+            (96, 96, 4),
+            (128, 128, 8),
+            (192, 128, 8),
+            (256, 256, 16),
+            (576, 512, 8),
         ] {
-            let layout = KvLayout { layers: 1, kv_heads: 1, head, head_v: head, k_type, v_type };
-            let unit = |kind: KvType| if kind.block() == 32 { 8 } else { 4 };
-            for subgroup in [4, 8, 16, 32, 64] {
-                let lanes = lanes_per_key(&layout, subgroup);
-                assert!(lanes <= subgroup, "{head} {subgroup} {lanes}");
-                assert!(head % (lanes * unit(k_type)) == 0 && head % (lanes * unit(v_type)) == 0);
-            }
+            let (k_type, v_type) = (KvType::F16, KvType::Q4_0);
+            let layout = KvLayout { layers: 1, kv_heads: 1, head, head_v, k_type, v_type };
+            assert_eq!(lanes_per_key(&layout, 64), lanes, "{head} {head_v}");
+            assert_eq!(lanes_per_key(&layout, 4), lanes.min(4), "{head} {head_v}");
         }
     }
 }

@@ -130,9 +130,14 @@ pub fn gather(r: &mut Recorder<'_>, x: &View, k: u32, index: &View, count: u32) 
 }
 
 /// The indirect grid of attention: chunks of the longest row, heads, rows.
-pub(super) fn step_grid(r: &mut Recorder<'_>, rows: &View, count: u32, heads: u32) -> Result<View> {
+pub(super) fn step_grid(
+    r: &mut Recorder<'_>,
+    rows: &View,
+    row_count: u32,
+    (tiles, n_kv): (u32, u32),
+) -> Result<View> {
     let grid = r.recording.transient("attention grid", 12);
-    let push = ops::step_grid::Push { row_count: count, n_head: heads, ..Default::default() };
+    let push = ops::step_grid::Push { row_count, tiles, n_kv, ..Default::default() };
     let args = ops::step_grid::Args { rows: rows.clone(), args: grid.clone() };
     r.simple(
         "attention_grid",

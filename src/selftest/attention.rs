@@ -2,7 +2,7 @@
 //! reference.
 
 use half::f16;
-use vkllm_runtime::Words;
+use vkllm_runtime::{DeviceKind, Words};
 use vkllm_shaders::ops::{attention, attention_combine};
 use vkllm_shaders::records::StepRow;
 use vkllm_shaders::reference::kv::KV_FORMATS;
@@ -115,18 +115,16 @@ impl Scene {
         step_rows(&self.rows.iter().map(row).collect::<Vec<_>>())
     }
 
-    pub fn parts_job(&self, bench: &Bench, candidate: &'static Candidate, unroll: Option<u32>) -> Job {
+    pub fn parts_job(&self, bench: &Bench, candidate: &'static Candidate) -> Job {
         let Shape { heads, kv, size, types } = self.shape;
         let lanes = bench.lanes();
-        // A lane reads four elements at once, or eight of a quantised type.
-        let block = [types.0, types.1].map(|kind| KV_FORMATS[kind as usize].block).into_iter().max();
-        let loads = size as u32 / if block > Some(1) { 8 } else { 4 };
+        // Lanes that share a key have 16 of its elements at least, in loads of eight.
+        let size_ = size as u32;
         let mut split = 1;
-        while split < 8 && split * 2 <= lanes && loads.is_multiple_of(split * 2) {
+        while split * 2 <= lanes && size_.is_multiple_of(16 * split) && size_ >= 32 * split {
             split *= 2;
         }
-        let size_ = size as u32;
-        let mut specs = vec![
+        let specs = [
             ("WG", lanes),
             ("SG", lanes),
             ("HEAD", size_),
@@ -135,7 +133,6 @@ impl Scene {
             ("V_TYPE", types.1),
             ("D_SPLIT", split),
         ];
-        specs.extend(unroll.map(|unroll| ("UNROLL", unroll)));
         let push = attention::Push {
             n_head: heads as u32,
             n_kv: kv as u32,
@@ -147,8 +144,10 @@ impl Scene {
         };
         let (k, v, table) = self.pools(bench);
         let longest = self.rows.iter().map(|row| row.position / BLOCK + 1).max().unwrap_or(1);
-        // One row and one chunk too many in the grid: they have nothing to do.
-        let grid = [longest as u32 + 1, heads as u32, self.rows.len() as u32 + 1];
+        let pairs = self.rows.len() * heads / kv;
+        let tiles = pairs.div_ceil(candidate.fixed("PAIRS").unwrap_or(1) as usize);
+        // One tile, head and chunk too many in the grid: they have nothing to do.
+        let grid = [tiles as u32 + 1, kv as u32 + 1, longest as u32 + 1];
         let part = self.rows.len() * heads * self.chunks() * (size + 2);
         Job::new(candidate, &specs, &push, grid)
             .floats("q", &self.q)
@@ -178,7 +177,7 @@ impl Scene {
 
     /// The device's result, [row][head][size].
     pub fn run(&self, bench: &Bench, way: Way) -> Check<Vec<f32>> {
-        let part = self.parts_job(bench, way.0, None).on(bench)?.words("part").to_vec();
+        let part = self.parts_job(bench, way.0).on(bench)?.words("part").to_vec();
         let out = if (self.shape.heads * self.shape.size).is_multiple_of(32) { 3 } else { 1 };
         Ok(self.combine_job(bench, way.1, part, out).on(bench)?.floats("y"))
     }
@@ -281,22 +280,63 @@ pub fn list(list: &mut List<'_>) {
             }
         }
     }
-    for candidate in list.usable(attention::CANDIDATES) {
-        for types in [F32, F16] {
-            for unroll in [1, 0] {
-                let property = format!("parts are the meaning {} unroll {unroll}", kinds(types));
-                list.add(&[candidate.kernel], property, move |bench| parts(bench, candidate, types, unroll));
-            }
-            list.add(
-                &[candidate.kernel],
-                format!("uniform weights are exact {}", kinds(types)),
-                move |bench| uniform_parts(bench, candidate, types),
-            );
+    for (candidate, extent) in subjects(list) {
+        if matches!(extent, Extent::Like(_)) {
+            continue;
         }
-        for &combiner in &combiners {
+        let kernel = &[candidate.kernel];
+        for types in [F32, F16] {
+            list.add(kernel, format!("parts are the meaning {}", kinds(types)), move |bench| {
+                parts(bench, candidate, types)
+            });
+            list.add(kernel, format!("uniform weights are exact {}", kinds(types)), move |bench| {
+                uniform_parts(bench, candidate, types)
+            });
+        }
+        for &combiner in combiners.iter().filter(|_| matches!(extent, Extent::All)) {
             properties(list, (candidate, combiner));
         }
     }
+}
+
+/// How much of a candidate is checked.
+#[derive(Clone, Copy)]
+pub enum Extent {
+    All,
+    /// What is exact, in one pipeline per type.
+    Exact,
+    /// It has the bits of another.
+    Like(&'static Candidate),
+}
+
+/// Pairs of row and head that a workgroup of a candidate has.
+pub fn pairs(candidate: &Candidate) -> u32 {
+    candidate.fixed("PAIRS").unwrap_or(1)
+}
+
+/// The candidates that run here. One of those that differ in their pairs is checked, the others have its bits: the one
+/// with the most, or with two for kernels of other subgroups, which CPUs run as well but compile for seconds.
+pub fn subjects(list: &mut List<'_>) -> Vec<(&'static Candidate, Extent)> {
+    let mut subjects = Vec::new();
+    for candidate in attention::CANDIDATES {
+        let cpu = matches!(list.caps.kind, DeviceKind::Cpu | DeviceKind::Reference);
+        let meant = list.meant(candidate);
+        let alike = |other: &&Candidate| other.kernel.name == candidate.kernel.name;
+        let main = attention::CANDIDATES.iter().filter(alike).filter(|other| meant || pairs(other) == 2);
+        let Some(main) = main.max_by_key(|other| pairs(other)) else { continue };
+        if let Some(reason) = list.lacks(candidate) {
+            list.skip(candidate, reason);
+        } else if !meant && (!cpu || pairs(candidate) > 4) {
+            let ((low, high), lanes) = (candidate.subgroup, list.caps.subgroup);
+            let reason = format!("is meant for subgroups of {low} to {high}, the device has {lanes}");
+            list.skip(candidate, reason);
+        } else if !std::ptr::eq(candidate, main) {
+            subjects.push((candidate, Extent::Like(main)));
+        } else {
+            subjects.push((candidate, if meant { Extent::All } else { Extent::Exact }));
+        }
+    }
+    subjects
 }
 
 /// Attention and its combination together.
@@ -394,7 +434,7 @@ fn properties(list: &mut List<'_>, way: Way) {
     }
     list.add(&kernels, "the int8 form is that of the result", move |bench| {
         let scene = Scene::new(&mut bench.rng("int8"), SMALL, 300, &rows());
-        let part = scene.parts_job(bench, way.0, None).on(bench)?.words("part").to_vec();
+        let part = scene.parts_job(bench, way.0).on(bench)?.words("part").to_vec();
         let out = scene.combine_job(bench, way.1, part, 3).on(bench)?;
         check_q8("attention", &out.floats("y"), out.words("y_q8"))
     });
@@ -404,9 +444,9 @@ pub fn kinds(types: (u32, u32)) -> String {
     format!("types {}-{}", types.0, types.1)
 }
 
-fn parts(bench: &Bench, candidate: &'static Candidate, types: (u32, u32), unroll: u32) -> Check {
+fn parts(bench: &Bench, candidate: &'static Candidate, types: (u32, u32)) -> Check {
     let scene = Scene::new(&mut bench.rng("parts"), Shape { types, ..SMALL }, 300, &rows());
-    let job = scene.parts_job(bench, candidate, Some(unroll));
+    let job = scene.parts_job(bench, candidate);
     let (got, want) = (job.on(bench)?, job.meaning(bench));
     let poison = |words: &[u32]| words.iter().map(|w| u32::from(*w == POISON)).collect::<Vec<_>>();
     bits(&"which parts are written", &poison(got.words("part")), &poison(want.words("part")))?;
@@ -420,7 +460,7 @@ fn parts(bench: &Bench, candidate: &'static Candidate, types: (u32, u32), unroll
 fn combination(bench: &Bench, candidate: &'static Candidate, shape: Shape, positions: usize) -> Check {
     let places = [row(positions - 1), row(0), row(positions / 2), row(positions.min(128) - 1)];
     let scene = Scene::new(&mut bench.rng(&format!("combination {shape:?}")), shape, positions, &places);
-    let part = scene.parts_job(bench, &attention::CANDIDATES[0], None).meaning(bench).words("part").to_vec();
+    let part = scene.parts_job(bench, &attention::CANDIDATES[0]).meaning(bench).words("part").to_vec();
     let out = if (shape.heads * shape.size).is_multiple_of(32) { 3 } else { 1 };
     let job = scene.combine_job(bench, candidate, part, out);
     let (got, want) = (job.on(bench)?, job.meaning(bench));
@@ -447,7 +487,7 @@ fn uniform(bench: &Bench, types: (u32, u32)) -> Scene {
 }
 
 fn uniform_parts(bench: &Bench, candidate: &'static Candidate, types: (u32, u32)) -> Check {
-    let job = uniform(bench, types).parts_job(bench, candidate, None);
+    let job = uniform(bench, types).parts_job(bench, candidate);
     bits(&"parts of integers", job.on(bench)?.words("part"), job.meaning(bench).words("part"))
 }
 

@@ -1,11 +1,11 @@
 //! The types of cached keys and values: `heads` quantises as the types say, `attention` reads every element of them.
 
 use vkllm_runtime::{DeviceKind, Words};
-use vkllm_shaders::ops::{attention, attention_combine, heads as heads_op};
+use vkllm_shaders::ops::{attention_combine, heads as heads_op};
 use vkllm_shaders::reference::kv::{KV_FORMATS, KvCode, KvFormat};
 use vkllm_shaders::select::Candidate;
 
-use super::attention::{NAN, Row, Scene, Shape, Way, as_bits, kinds, row, rows};
+use super::attention::{Extent, NAN, Row, Scene, Shape, Way, as_bits, kinds, pairs, row, rows, subjects};
 use super::compare::{bits, values};
 use super::job::POISON;
 use super::{Bench, Check, List, Rng, ensure, heads};
@@ -16,7 +16,7 @@ const F32: u32 = 0;
 const TYPES: std::ops::Range<u32> = 0..KV_FORMATS.len() as u32;
 
 /// Every type alone on both sides, and mixed pairs of all families.
-fn pairs() -> Vec<(u32, u32)> {
+fn type_pairs() -> Vec<(u32, u32)> {
     let sides = TYPES.map(|kind| (kind, F32)).chain(TYPES.map(|kind| (F32, kind)));
     sides
         .chain(TYPES.map(|kind| (kind, kind)))
@@ -49,15 +49,30 @@ pub fn list(list: &mut List<'_>) {
         }
     }
     let combiners = list.usable(attention_combine::CANDIDATES);
-    for candidate in list.usable(attention::CANDIDATES) {
+    for (candidate, extent) in subjects(list) {
         let kernel = &[candidate.kernel];
-        for types in pairs() {
+        if let Extent::Like(main) = extent {
+            // Types differ in their loads alone, which do not depend on pairs.
+            let types = if list.meant(candidate) { TYPES } else { 1..2 };
+            for kind in types {
+                let property = format!(
+                    "pairs {} have the bits of {} {}",
+                    pairs(candidate),
+                    pairs(main),
+                    type_name(kind)
+                );
+                list.add(kernel, property, move |bench| same_bits(bench, candidate, main, kind));
+            }
+            continue;
+        }
+        let all = matches!(extent, Extent::All);
+        for types in type_pairs().into_iter().filter(|types| all || types.0 == types.1) {
             list.add(kernel, format!("whole numbers are exact {}", kinds(types)), move |bench| {
                 whole_numbers(bench, candidate, types)
             });
         }
         for kind in TYPES {
-            for size in [64, 96] {
+            for &size in if all { &[64, 96][..] } else { &[64] } {
                 for position in [0, 77, 127] {
                     let property = format!("one-hot size {size} position {position} {}", type_name(kind));
                     list.add(kernel, property, move |bench| one_hot(bench, candidate, kind, size, position));
@@ -65,22 +80,29 @@ pub fn list(list: &mut List<'_>) {
             }
         }
         for &combiner in &combiners {
-            properties(list, (candidate, combiner));
+            if all {
+                bounds(list, (candidate, combiner));
+            }
+            rows_and_cells(list, (candidate, combiner));
         }
     }
 }
 
-/// Attention and its combination together.
-fn properties(list: &mut List<'_>, way: Way) {
-    let kernels = &[way.0.kernel, way.1.kernel];
+fn bounds(list: &mut List<'_>, way: Way) {
     for kind in 2..TYPES.end {
         for size in [128, [96, 256][kind as usize % 2]] {
             let shape = Shape { size, ..shape((kind, kind)) };
-            list.add(kernels, format!("bound size {size} {}", type_name(kind)), move |bench| {
+            let property = format!("bound size {size} {}", type_name(kind));
+            list.add(&[way.0.kernel, way.1.kernel], property, move |bench| {
                 Scene::new(&mut bench.rng(&format!("{shape:?}")), shape, 300, &rows()).check(bench, way)
             });
         }
     }
+}
+
+/// What stands beside a row and in cells that it does not see.
+fn rows_and_cells(list: &mut List<'_>, way: Way) {
+    let kernels = &[way.0.kernel, way.1.kernel];
     for kind in TYPES {
         for count in 1..16 {
             list.add(kernels, format!("{count} rows and 16 {}", type_name(kind)), move |bench| {
@@ -130,8 +152,20 @@ fn whole_numbers(bench: &Bench, candidate: &'static Candidate, types: (u32, u32)
     let width = scene.shape.heads * scene.shape.size;
     scene.q = rng.ints(seen.len() * width, -8, 8);
     scene.q[..4 * width].fill(0.0);
-    let job = scene.parts_job(bench, candidate, None);
+    let job = scene.parts_job(bench, candidate);
     values(&"parts", job.on(bench)?.words("part"), job.meaning(bench).words("part"))
+}
+
+/// Kernels that differ in their pairs have the same parts, in steps whose rows share blocks and in steps whose rows do
+/// not.
+fn same_bits(bench: &Bench, one: &'static Candidate, other: &'static Candidate, kind: u32) -> Check {
+    for heads in [2, 6] {
+        let shape = Shape { heads, kv: 2, size: 64, types: (kind, kind) };
+        let scene = Scene::new(&mut bench.rng(&format!("pairs {shape:?}")), shape, 300, &rows());
+        let run = |candidate| scene.parts_job(bench, candidate).on(bench);
+        bits(&format!("{heads} heads"), run(one)?.words("part"), run(other)?.words("part"))?;
+    }
+    Ok(())
 }
 
 /// A query per element of a head against a single key: the score is the element, the result the value.
@@ -142,7 +176,7 @@ fn one_hot(bench: &Bench, candidate: &'static Candidate, kind: u32, size: usize,
     let mut scene = Scene::new(&mut bench.rng(&format!("one-hot {shape:?}")), shape, 128, &seen);
     scene.scale = 1.0;
     scene.q = (0..size * size).map(|i| if i / size == i % size { 1.0 } else { 0.0 }).collect();
-    let job = scene.parts_job(bench, candidate, None);
+    let job = scene.parts_job(bench, candidate);
     values(&"parts", job.on(bench)?.words("part"), job.meaning(bench).words("part"))
 }
 
