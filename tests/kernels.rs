@@ -5,9 +5,8 @@ use std::sync::OnceLock;
 
 use regex_automata::meta::Regex;
 use vkllm::selftest::{Bench, Case, Fault, cases};
-use vkllm_runtime::Device;
 
-use crate::harness::{device, environment, options, seed, skip, test_name};
+use crate::harness::{device, environment, seed, skip, test_name};
 
 /// A regular expression: only cases whose names match are run.
 const CASES: &str = "VKLLM_TEST_CASES";
@@ -40,14 +39,6 @@ fn suite() -> Option<&'static [Case]> {
     Some(SUITE.get_or_init(|| cases(device.caps())))
 }
 
-/// A second opening of the device. Software drivers compile on one thread per opened device, and half of the kernels
-/// of `linear` are worth one.
-fn second_device() -> Option<&'static Device> {
-    static SECOND: OnceLock<Option<Device>> = OnceLock::new();
-    device()?;
-    SECOND.get_or_init(|| Device::open(&options()).ok()).as_ref()
-}
-
 /// Whether a case is among those that this run is restricted to.
 fn is_chosen(case: &Case) -> bool {
     static CHOICE: OnceLock<Option<Regex>> = OnceLock::new();
@@ -60,11 +51,7 @@ fn is_chosen(case: &Case) -> bool {
 
 /// Runs the cases that `wanted` chooses and fails with the lines that repeat those that failed.
 fn check(wanted: impl Fn(&Case) -> bool) {
-    check_on(device(), wanted);
-}
-
-fn check_on(device: Option<&Device>, wanted: impl Fn(&Case) -> bool) {
-    let (Some(device), Some(suite)) = (device, suite()) else { return };
+    let (Some(device), Some(suite)) = (device(), suite()) else { return };
     let bench = Bench::new(device.clone(), seed());
     let mut skips: BTreeMap<String, usize> = BTreeMap::new();
     let (mut ran, mut left_out, mut failures) = (0, 0, Vec::new());
@@ -164,7 +151,7 @@ fn linear_float() {
 
 #[test]
 fn linear_int8() {
-    check_on(second_device(), |case| case.op() == "linear" && case.kernel().axis("ACT") == "q8");
+    check(|case| case.op() == "linear" && case.kernel().axis("ACT") == "q8");
 }
 
 #[test]
