@@ -295,13 +295,13 @@ impl Device {
                 let mut buffers = Vec::with_capacity(2 * parts.len());
                 for ((part, encoded), barrier) in parts.iter().zip(&encoded_parts).zip(between(&edges)) {
                     if barrier && fenced {
-                        buffers.push(gpu.fence.commands);
+                        buffers.push(gpu.fence.commands.buffer);
                     }
                     let last = encoded.last.load(Ordering::Acquire);
                     if last > 0 {
                         gpu.timeline.wait(last, &part.name)?;
                     }
-                    buffers.push(encoded.commands);
+                    buffers.push(encoded.commands.buffer);
                 }
                 let value = gpu.timeline.submit(&buffers)?;
                 for encoded in encoded_parts {

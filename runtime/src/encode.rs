@@ -2,6 +2,7 @@
 //! records Vulkan commands.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,6 +10,7 @@ use ash::vk;
 
 use crate::arena::Arena;
 use crate::buffer::{Buffer, Memory, Usage, View};
+use crate::commands::Commands;
 use crate::device::{CompileOptions, Gpu};
 use crate::error::Error;
 use crate::hazard::{Edges, Range, Touches, barriers, edges};
@@ -20,11 +22,10 @@ use crate::vulkan::{Context, failed};
 
 /// A command buffer that may be submitted as often as wished.
 pub(crate) struct Encoded {
-    pub(crate) commands: vk::CommandBuffer,
+    pub(crate) commands: Commands,
     /// Timeline value of its last submission, 0 when there was none.
     pub(crate) last: AtomicU64,
     gpu: Arc<Gpu>,
-    pool: vk::CommandPool,
     descriptors: vk::DescriptorPool,
     queries: vk::QueryPool,
     query_count: u32,
@@ -49,7 +50,6 @@ impl Drop for Encoded {
         unsafe {
             device.destroy_query_pool(self.queries, None);
             device.destroy_descriptor_pool(self.descriptors, None);
-            device.destroy_command_pool(self.pool, None);
         }
     }
 }
@@ -143,10 +143,9 @@ impl Encoded {
         held.extend(arena.iter().map(|buffer| (buffer.key(), buffer.clone())));
 
         let mut encoded = Encoded {
-            commands: vk::CommandBuffer::null(),
+            commands: Commands::begin(&gpu.context, vk::CommandBufferUsageFlags::empty())?,
             last: AtomicU64::new(0),
             gpu: Arc::clone(gpu),
-            pool: vk::CommandPool::null(),
             descriptors: vk::DescriptorPool::null(),
             queries: vk::QueryPool::null(),
             query_count: 0,
@@ -166,7 +165,6 @@ impl Encoded {
     fn create_pools(&mut self, recording: &Recording, options: &CompileOptions<'_>) -> Result<(), Error> {
         let context = &self.gpu.context;
         let device = &context.device;
-        let pool = vk::CommandPoolCreateInfo::default().queue_family_index(context.family);
         let kernels = recording.commands.iter().filter_map(|command| match command {
             Command::Dispatch(dispatch) => Some(dispatch.kernel.bindings.len() as u32),
             _ => None,
@@ -174,13 +172,6 @@ impl Encoded {
         let (sets, bindings) = kernels.fold((0, 0), |(sets, total), n| (sets + 1, total + n));
         // SAFETY: the device is alive; the handles are destroyed when `self` drops.
         unsafe {
-            self.pool = device.create_command_pool(&pool, None).map_err(failed("vkCreateCommandPool"))?;
-            let info = vk::CommandBufferAllocateInfo::default()
-                .command_pool(self.pool)
-                .level(vk::CommandBufferLevel::PRIMARY)
-                .command_buffer_count(1);
-            self.commands =
-                device.allocate_command_buffers(&info).map_err(failed("vkAllocateCommandBuffers"))?[0];
             if sets > 0 {
                 let sizes = [vk::DescriptorPoolSize::default()
                     .ty(vk::DescriptorType::STORAGE_BUFFER)
@@ -210,7 +201,7 @@ impl Encoded {
         let gpu = Arc::clone(&self.gpu);
         let context = &gpu.context;
         let device = &context.device;
-        let commands = self.commands;
+        let commands = self.commands.buffer;
         let stamp = |index: u32| {
             if self.query_count > 0 {
                 // SAFETY: the index is below the pool's count; the command buffer is recording.
@@ -224,14 +215,9 @@ impl Encoded {
                 }
             }
         };
-        // SAFETY: the command buffer is fresh and used by this thread only.
-        unsafe {
-            device
-                .begin_command_buffer(commands, &vk::CommandBufferBeginInfo::default())
-                .map_err(failed("vkBeginCommandBuffer"))?;
-            if self.query_count > 0 {
-                device.cmd_reset_query_pool(commands, self.queries, 0, self.query_count);
-            }
+        if self.query_count > 0 {
+            // SAFETY: the command buffer is recording, used by this thread only.
+            unsafe { device.cmd_reset_query_pool(commands, self.queries, 0, self.query_count) };
         }
         stamp(0);
         let mut pipelines = Vec::new();
@@ -241,16 +227,7 @@ impl Encoded {
             if before[index] {
                 barrier(context, commands, false);
             }
-            if let Some(ext) = &context.labels {
-                let name = context.label(command.label());
-                // SAFETY: recording; the name lives until the call returns.
-                unsafe {
-                    ext.cmd_begin_debug_utils_label(
-                        commands,
-                        &vk::DebugUtilsLabelEXT::default().label_name(&name),
-                    );
-                }
-            }
+            label(context, commands, command.label());
             let kernel = match command {
                 Command::Dispatch(dispatch) => {
                     let pipeline = self.dispatch(dispatch, resolver, bound_pipeline)?;
@@ -273,10 +250,7 @@ impl Encoded {
                     "fill"
                 }
             };
-            if let Some(ext) = &context.labels {
-                // SAFETY: closes the region opened above.
-                unsafe { ext.cmd_end_debug_utils_label(commands) };
-            }
+            end_label(context, commands);
             if options.label_times {
                 labels.push((command.label().to_owned(), kernel, constant_bytes(command)));
                 stamp(index as u32 + 1);
@@ -365,7 +339,7 @@ impl Encoded {
             }
             Grid::Indirect(view) => Err(resolver.bind(view)?),
         };
-        let commands = self.commands;
+        let commands = self.commands.buffer;
         // SAFETY: the set is fresh; ranges, grids and push sizes were checked; the command buffer is recording.
         unsafe {
             device.update_descriptor_sets(&writes, &[]);
@@ -444,43 +418,37 @@ impl Encoded {
     }
 }
 
+/// Opens a region with a name for debuggers, when the layers are on.
+fn label(context: &Context, commands: vk::CommandBuffer, name: &str) {
+    if let Some(debug) = &context.debug {
+        let name = CString::new(name.replace('\0', " ")).unwrap_or_default();
+        let label = vk::DebugUtilsLabelEXT::default().label_name(&name);
+        // SAFETY: recording; the name lives until the call returns.
+        unsafe { debug.cmd_begin_debug_utils_label(commands, &label) };
+    }
+}
+
+/// Closes the region that [`label`] opened.
+fn end_label(context: &Context, commands: vk::CommandBuffer) {
+    if let Some(debug) = &context.debug {
+        // SAFETY: recording, with an open region.
+        unsafe { debug.cmd_end_debug_utils_label(commands) };
+    }
+}
+
 /// A command buffer that holds one barrier, to stand between parts of a submission.
 pub(crate) struct Fence {
-    pub(crate) commands: vk::CommandBuffer,
-    pool: vk::CommandPool,
-    context: Arc<Context>,
+    pub(crate) commands: Commands,
 }
 
 impl Fence {
     pub(crate) fn new(context: &Arc<Context>) -> Result<Self, Error> {
-        let device = &context.device;
-        let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.family);
-        // SAFETY: the device is alive; the pool is destroyed when the fence drops.
-        let pool =
-            unsafe { device.create_command_pool(&info, None) }.map_err(failed("vkCreateCommandPool"))?;
-        let mut fence = Fence { commands: vk::CommandBuffer::null(), pool, context: Arc::clone(context) };
-        let info = vk::CommandBufferAllocateInfo::default()
-            .command_pool(pool)
-            .level(vk::CommandBufferLevel::PRIMARY)
-            .command_buffer_count(1);
-        let begin =
-            vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::SIMULTANEOUS_USE);
-        // SAFETY: a fresh command buffer, used by this thread only until it is complete.
-        unsafe {
-            fence.commands =
-                device.allocate_command_buffers(&info).map_err(failed("vkAllocateCommandBuffers"))?[0];
-            device.begin_command_buffer(fence.commands, &begin).map_err(failed("vkBeginCommandBuffer"))?;
-            barrier(context, fence.commands, false);
-            device.end_command_buffer(fence.commands).map_err(failed("vkEndCommandBuffer"))?;
-        }
-        Ok(fence)
-    }
-}
-
-impl Drop for Fence {
-    fn drop(&mut self) {
-        // SAFETY: the device waited for its last submission before it let go of the fence.
-        unsafe { self.context.device.destroy_command_pool(self.pool, None) };
+        let commands = Commands::begin(context, vk::CommandBufferUsageFlags::SIMULTANEOUS_USE)?;
+        barrier(context, commands.buffer, false);
+        // SAFETY: ends the recording begun above; the device waits for its last submission before it lets go of the fence.
+        unsafe { context.device.end_command_buffer(commands.buffer) }
+            .map_err(failed("vkEndCommandBuffer"))?;
+        Ok(Fence { commands })
     }
 }
 

@@ -17,6 +17,8 @@ mod buffer;
 mod call;
 mod caps;
 mod choose;
+#[allow(unsafe_code)]
+mod commands;
 mod device;
 #[allow(unsafe_code)]
 mod encode;

@@ -1,8 +1,8 @@
 //! The Vulkan context: loader, instance, one device with one compute queue, and the messages of validation layers.
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, c_void};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ash::vk;
 use gpu_allocator::vulkan::{Allocator, AllocatorCreateDesc};
@@ -49,7 +49,8 @@ pub(crate) struct Context {
     pub(crate) allocator: Mutex<Option<Allocator>>,
     /// Bytes that the host read from buffers.
     pub(crate) read: AtomicU64,
-    pub(crate) labels: Option<ash::ext::debug_utils::Device>,
+    /// Names commands for debuggers, when the layers are on.
+    pub(crate) debug: Option<ash::ext::debug_utils::Device>,
     /// Set when the context was opened to inspect pipelines and the device offers their executables.
     pub(crate) executables: Option<ash::khr::pipeline_executable_properties::Device>,
     /// Imports memory of the host.
@@ -84,7 +85,7 @@ impl Drop for Context {
 }
 
 /// Locks even if a thread panicked while it held the lock: the data are plain values.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -277,8 +278,8 @@ impl Context {
     ) -> Result<Context, Error> {
         // SAFETY: the device was created with one queue of this family.
         let queue = unsafe { device.get_device_queue(family, 0) };
-        let labels =
-            opened.messenger.as_ref().map(|_| ash::ext::debug_utils::Device::new(&opened.instance, &device));
+        let debug = opened.messenger.as_ref();
+        let debug = debug.map(|_| ash::ext::debug_utils::Device::new(&opened.instance, &device));
         let allocator = Allocator::new(&AllocatorCreateDesc {
             instance: opened.instance.clone(),
             device: device.clone(),
@@ -312,7 +313,7 @@ impl Context {
             family,
             allocator: Mutex::new(allocator),
             read: AtomicU64::new(0),
-            labels,
+            debug,
             log: Log::clone(&opened.log),
             messenger: opened.messenger,
             instance: opened.instance,
@@ -336,10 +337,5 @@ impl Context {
         unsafe { self.instance.get_physical_device_memory_properties2(self.physical, &mut properties) };
         let free = |index: usize| budget.heap_budget[index].saturating_sub(budget.heap_usage[index]);
         Some(self.caps.heaps.iter().map(|heap| free(heap.index).min(heap.size)).collect())
-    }
-
-    /// Begins a label region on a command buffer, when labels are on.
-    pub(crate) fn label(&self, name: &str) -> CString {
-        CString::new(name.replace('\0', " ")).unwrap_or_default()
     }
 }

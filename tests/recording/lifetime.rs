@@ -1,6 +1,8 @@
 //! Buffers, recordings and devices dropped in every order, and work given to the wrong device.
 
-use vkllm_runtime::{CompileOptions, Compiled, Device, Error, Recording, Usage};
+use vkllm_runtime::{CompileOptions, Compiled, Device, DeviceOptions, Error, Recording, Usage, Validation};
+
+use crate::harness;
 
 use super::{lookup, options, quiet, reference, rows, unexpected, validated};
 
@@ -129,4 +131,26 @@ fn nothing_to_submit() {
     device.submit(&[&empty]).expect("submitted").wait().expect("finished");
     assert_eq!((empty.barriers(), empty.commands(), empty.arena_bytes()), (0, 0, 0));
     quiet(device);
+}
+
+/// Without the layers: that of Vulkan 1.3.239 changes tables of command buffers without a lock, and crashes here.
+#[test]
+fn recordings_come_and_go_on_several_threads() {
+    if harness::device().is_none() {
+        return;
+    }
+    let device = Device::open(&DeviceOptions { validation: Validation::Off, ..options() }).expect("a device");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..400 {
+                    let (compiled, buffer) = fill(&device, 256);
+                    device.submit(&[&compiled]).expect("submitted").wait().expect("finished");
+                    let mut word = [0; 4];
+                    buffer.read(252, &mut word).expect("read");
+                    assert_eq!(u32::from_le_bytes(word), 7);
+                }
+            });
+        }
+    });
 }

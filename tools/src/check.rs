@@ -63,6 +63,7 @@ const ENCODER: &str = "runtime/src/encode.rs";
 
 /// Files that may contain `unsafe`.
 const UNSAFE: &[&str] = &[
+    "runtime/src/commands.rs",
     "runtime/src/encode.rs",
     "runtime/src/inspect.rs",
     "runtime/src/memory.rs",
