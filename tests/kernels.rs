@@ -17,7 +17,8 @@ const OPS: &[&str] = &[
     "gather",
     "step_grid",
     "quantize",
-    "rms_norm",
+    "norm",
+    "soft_cap",
     "glu",
     "heads",
     "attention",
@@ -110,8 +111,13 @@ fn quantize() {
 }
 
 #[test]
-fn rms_norm() {
-    check_op("rms_norm");
+fn norm() {
+    check_op("norm");
+}
+
+#[test]
+fn soft_cap() {
+    check_op("soft_cap");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 // What all ways of attention share. One workgroup, one subgroup, computes a tile of PAIRS (row, head) pairs that read the
 // same KV head over one chunk of KV_BLOCK absolute positions, so that keys and values are loaded once for all of them. The
-// grid is (tiles, KV heads, chunks); pair number i of a KV head is head i % group of row i / group. Per pair the chunk's
+// grid is (tiles, KV heads, chunks, counted from the row's first where the layer has a window); pair number i of a KV head is head i % group of row i / group. Per pair the chunk's
 // maximum score, sum of exponentials and weighted sum of values are written. Their bits depend on the row, the head and
 // the chunk alone: what other pairs see and this one does not is selected away.
 
@@ -13,9 +13,12 @@ layout(constant_id = 4) const uint K_TYPE = 0u;
 layout(constant_id = 5) const uint V_TYPE = 0u;
 // At most 32.
 layout(constant_id = 6) const uint PAIRS = 1u;
+// 1 holds scores within push.cap.
+layout(constant_id = 8) const uint CAP = 0u;
 
 #include "step.glsl"
 #include "kv.glsl"
+#include "soft_cap.glsl"
 
 layout(binding = 0) readonly restrict buffer Q { float q[]; };
 layout(binding = 1) readonly buffer KCache { uint k_cache[]; };
@@ -41,6 +44,9 @@ layout(push_constant) uniform Push {
     uint chunks_max;
     float scale;
     uint row_count;
+    // Keys that a row sees, its own included; 0 for all.
+    uint window;
+    float cap;
 } push;
 
 #include "subgroup.glsl"
@@ -99,6 +105,12 @@ void pool_load(bool key, uint tile, uint slot, uint element, uint count, out vec
     }
 }
 
+// A score from the product of query and key.
+float scaled(float product) {
+    precise float score = product * push.scale;
+    return CAP == 1u ? soft_cap(score, push.cap) : score;
+}
+
 // The pairs of this workgroup.
 uint pair_number(uint p) {
     return gl_WorkGroupID.x * PAIRS + p;
@@ -139,16 +151,17 @@ uint own_block[PAIRS];
 
 Slots pair_slots(uint p) {
     uint row = pair_row(p);
-    uint first = gl_WorkGroupID.z * KV_BLOCK;
     Slots slots = Slots(NO_SLOT, 0u, 0u);
     if (row < push.row_count && gl_WorkGroupID.z < push.chunks_max && gl_WorkGroupID.y < push.n_kv) {
         uint position = rows[(push.rows_at >> 3u) + row].position;
-        uint begin = rows[(push.rows_at >> 3u) + row].begin;
+        uint begin = window_begin(rows[(push.rows_at >> 3u) + row].begin, position, push.window);
+        uint chunk = window_chunk(begin, push.window) + gl_WorkGroupID.z;
+        uint first = chunk * KV_BLOCK;
         if (first <= position && first + KV_BLOCK > begin) {
             uint table = rows[(push.rows_at >> 3u) + row].table;
             slots.from = max(begin, first) - first;
             slots.to = min(position - first, KV_BLOCK - 1u);
-            slots.block = block_table[push.block_table_at + table + gl_WorkGroupID.z];
+            slots.block = block_table[push.block_table_at + table + chunk];
         }
     }
     return slots;

@@ -13,3 +13,13 @@ struct StepRow {
 
 // Positions per KV block and per attention chunk.
 const uint KV_BLOCK = 128;
+
+// First key position that a row sees in a layer with a window of so many keys; 0 is a layer without.
+uint window_begin(uint begin, uint position, uint window) {
+    return window == 0u ? begin : max(begin, position + 1u - min(window, position + 1u));
+}
+
+// Chunk from which the parts of a row are counted: layers with a window keep those that a row can see, others all.
+uint window_chunk(uint begin, uint window) {
+    return window == 0u ? 0u : begin / KV_BLOCK;
+}

@@ -70,7 +70,7 @@ void main() {
                 [[unroll]] for (uint p = 0u; p < PAIRS; p++) {
                     precise float score = (products[p].x + products[p].y) + (products[p].z + products[p].w);
                     score = subgroup_sum_between(score, 1u, D_SPLIT);
-                    mine[p] = turn == split && sees(p, slot) ? score * push.scale : mine[p];
+                    mine[p] = turn == split && sees(p, slot) ? scaled(score) : mine[p];
                 }
             }
             [[unroll]] for (uint p = 0u; p < PAIRS; p++) {

@@ -60,7 +60,7 @@ void main() {
                     [[unroll]] for (uint p = 0u; p < PAIRS; p++) {
                         own = p == i ? score[p][k] : own;
                     }
-                    scores[i * KV_BLOCK + base + k * SG + lane] = own * push.scale;
+                    scores[i * KV_BLOCK + base + k * SG + lane] = scaled(own);
                 }
             }
         }

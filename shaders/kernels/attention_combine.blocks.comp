@@ -11,22 +11,27 @@ layout(constant_id = 0) const uint WG = 64u;
 layout(constant_id = 1) const uint SG = 64u;
 layout(constant_id = 2) const uint HEAD_V = 128u;
 layout(constant_id = 3) const uint OUT = 1u;
+// 1: each head has a sink, a score without a value.
+layout(constant_id = 4) const uint SINKS = 0u;
 
 #include "step.glsl"
 
 layout(binding = 0) readonly restrict buffer Part { float part[]; };
 layout(binding = 1) readonly restrict buffer Rows { StepRow rows[]; };
-layout(binding = 2) writeonly restrict buffer Y { float y[]; };
-layout(binding = 3) writeonly restrict buffer YQ8 { uint y_q8[]; };
+layout(binding = 2) readonly restrict buffer Sinks { float sinks[]; };
+layout(binding = 3) writeonly restrict buffer Y { float y[]; };
+layout(binding = 4) writeonly restrict buffer YQ8 { uint y_q8[]; };
 
 layout(push_constant) uniform Push {
     uint part_at;
     uint rows_at;
+    uint sinks_at;
     uint y_at;
     uint y_q8_at;
     uint n_head;
     uint chunks_max;
     uint row_count;
+    uint window;
 } push;
 
 #include "emit.glsl"
@@ -36,16 +41,25 @@ const uint STRIDE = HEAD_V + 2u;
 
 // Four neighbouring outputs, all of one head.
 vec4 merge(uint row, uint element) {
-    uint begin = rows[(push.rows_at >> 3u) + row].begin;
     uint position = rows[(push.rows_at >> 3u) + row].position;
-    uint from = begin / KV_BLOCK;
-    uint to = min(position / KV_BLOCK, push.chunks_max - 1u);
-    uint head_at = push.part_at + (row * push.n_head + element / HEAD_V) * push.chunks_max * STRIDE;
+    uint begin = window_begin(rows[(push.rows_at >> 3u) + row].begin, position, push.window);
+    uint base = window_chunk(begin, push.window);
+    uint from = begin / KV_BLOCK - base;
+    uint to = min(position / KV_BLOCK - base, push.chunks_max - 1u);
+    uint head = element / HEAD_V;
+    uint head_at = push.part_at + (row * push.n_head + head) * push.chunks_max * STRIDE;
     float top = -3.0e38;
+    float total = 0.0;
+    if (SINKS == 1u) {
+        top = sinks[push.sinks_at + head];
+    }
     [[dont_unroll]] for (uint chunk = from; chunk <= to; chunk++) {
         top = max(top, part[head_at + chunk * STRIDE]);
     }
-    float total = 0.0;
+    if (SINKS == 1u) {
+        precise float below = sinks[push.sinks_at + head] - top;
+        total = exp(below);
+    }
     vec4 sum = vec4(0.0);
     [[dont_unroll]] for (uint chunk = from; chunk <= to; chunk++) {
         uint at = head_at + chunk * STRIDE;

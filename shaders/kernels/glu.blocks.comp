@@ -1,4 +1,4 @@
-// Gated activation y = act(gate) * up. Any number of workgroups does; as many as there are WG lane items is
+// Activations: y = act(gate) * up, or act(gate) alone. Any number of workgroups does; as many as there are WG lane items is
 // best.
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -9,8 +9,9 @@
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint WG = 64u;
 layout(constant_id = 1) const uint SG = 64u;
-layout(constant_id = 2) const uint ACTIVATION = 0u; // 0 silu, 1 gelu (tanh form)
+layout(constant_id = 2) const uint ACTIVATION = 0u; // 0 silu, 1 gelu (tanh form), 2 clamped swiglu, 3 squared relu
 layout(constant_id = 3) const uint OUT = 1u;
+layout(constant_id = 4) const uint GATED = 1u;
 
 layout(binding = 0) readonly restrict buffer Gate { float gate[]; };
 layout(binding = 1) readonly restrict buffer Up { float up[]; };
@@ -47,7 +48,25 @@ float activate(float x) {
         precise float u = 1.5957691216057308 * x * fma(0.044715 * x, x, 1.0);
         return x * logistic(u);
     }
+    if (ACTIVATION == 2u) {
+        // gpt-oss: the gate is cut off at 7 above.
+        precise float g = min(x, 7.0);
+        return g * logistic(1.702 * g);
+    }
+    if (ACTIVATION == 3u) {
+        float r = max(x, 0.0);
+        return r * r;
+    }
     return x * logistic(x);
+}
+
+// What the activation is multiplied by.
+vec4 factor(uint at, uint left) {
+    if (GATED == 0u) {
+        return vec4(1.0);
+    }
+    vec4 u = up_load(at, left);
+    return ACTIVATION == 2u ? clamp(u, vec4(-7.0), vec4(7.0)) + 1.0 : u;
 }
 
 void main() {
@@ -64,7 +83,7 @@ void main() {
         [[unroll]] for (uint i = 0u; i < QUADS; i++) {
             uint e = min(item * OWN + 4u * i, k);
             vec4 g = gate_load(push.gate_at + row * push.gate_stride + e, k - e);
-            vec4 u = up_load(push.up_at + row * push.up_stride + e, k - e);
+            vec4 u = factor(push.up_at + row * push.up_stride + e, k - e);
             v[i] = vec4(activate(g.x), activate(g.y), activate(g.z), activate(g.w)) * u;
         }
         emit(row, k, item, live, v);

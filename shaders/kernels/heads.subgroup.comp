@@ -14,7 +14,7 @@ layout(constant_id = 2) const uint HEAD = 128u;
 layout(constant_id = 3) const uint HEAD_V = 128u;
 layout(constant_id = 4) const uint ROT = 128u;
 layout(constant_id = 5) const uint PAIRING = 2u; // 0 no RoPE, 1 (2i, 2i+1), 2 (i, i + ROT/2)
-layout(constant_id = 6) const uint NORM = 0u;
+layout(constant_id = 6) const uint NORM = 0u; // 1 before the rotation, 2 behind it
 layout(constant_id = 7) const uint QSCALE = 0u;
 layout(constant_id = 8) const uint K_TYPE = 0u;
 layout(constant_id = 9) const uint V_TYPE = 0u;
@@ -140,15 +140,19 @@ vec2 key_pair(uint at, uint e, float scale, uint position) {
     if (NORM == 1u) {
         value = value * scale * norm_weight(false, pairs);
     }
+    vec2 pair = value.xy;
     if (halves) {
         vec2 even = rotate(value.x, value.z, turn(position, first));
         vec2 odd = rotate(value.y, value.w, turn(position, first + 1u));
-        return e == first ? vec2(even.x, odd.x) : vec2(even.y, odd.y);
+        pair = e == first ? vec2(even.x, odd.x) : vec2(even.y, odd.y);
+    } else if (PAIRING == 1u && e < ROT) {
+        pair = rotate(value.x, value.y, turn(position, e / 2u));
     }
-    if (PAIRING == 1u && e < ROT) {
-        return rotate(value.x, value.y, turn(position, e / 2u));
+    if (NORM == 2u) {
+        uint at = push.k_norm_at + e;
+        pair = pair * scale * vec2(k_norm[at], k_norm[at + 1u]);
     }
-    return value.xy;
+    return pair;
 }
 
 // Quantises a head of k or plain v to its cells. Four lanes share a block of 32 and take two blocks in turn, because
@@ -196,7 +200,7 @@ void quantised_store(bool key, uint at, uint tile, uint lane, float scale, uint 
 void turn_head(bool query, uint at, uint tile, uint lane, uint position) {
     float scale = 1.0;
     bool later = !query && kv_quantised(K_TYPE);
-    [[dont_unroll]] for (uint pass = 1u - NORM; pass < (later ? 1u : 2u); pass++) {
+    [[dont_unroll]] for (uint pass = NORM == 0u ? 1u : 0u; pass < (later ? 1u : 2u); pass++) {
         float squares = 0.0;
         [[dont_unroll]] for (uint quad = lane; quad < HEAD / 4u; quad += SG) {
             uvec2 e = quad_elements(quad);
@@ -209,6 +213,9 @@ void turn_head(bool query, uint at, uint tile, uint lane, uint position) {
                     value = value * scale * norm_weight(query, e);
                 }
                 value = rope_quad(value, quad, e, position);
+                if (NORM == 2u) {
+                    value = value * scale * norm_weight(query, e);
+                }
                 if (!query) {
                     uvec2 element = position % KV_BLOCK * HEAD + e;
                     pair_store(true, K_TYPE, tile, element.x, value.xy);

@@ -1,4 +1,4 @@
-// Workgroup counts of a step's attention: (tiles, KV heads, chunks of the longest row). Tiles first, so that those that
+// Workgroup counts of a step's attention: (tiles, KV heads, chunks of the longest row, at most as many as a row sees). Tiles first, so that those that
 // read the same keys run side by side. One invocation; the grid is (1, 1, 1).
 
 struct Push {
@@ -7,6 +7,8 @@ struct Push {
     row_count: u32,
     tiles: u32,
     n_kv: u32,
+    // Most chunks that a row sees.
+    chunks_max: u32,
 }
 
 var<immediate> push: Push;
@@ -27,5 +29,5 @@ fn main() {
     }
     args[push.args_at] = push.tiles;
     args[push.args_at + 1u] = push.n_kv;
-    args[push.args_at + 2u] = last / KV_BLOCK + 1u;
+    args[push.args_at + 2u] = min(last / KV_BLOCK + 1u, push.chunks_max);
 }

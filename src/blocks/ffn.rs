@@ -1,31 +1,92 @@
-//! The gated feed-forward block of a layer.
+//! The feed-forward block of a layer.
 
-use vkllm_runtime::View;
-
-use super::{forms_for, forms_of};
+use super::{Onto, Projection, forms_for, forms_of};
 use crate::error::Result;
-use crate::ops::{self, Glu, LinearArgs, Recorder};
-use crate::tensor::Tensor;
+use crate::ops::{self, Activation, Forms, Recorder, Rows};
 
 /// Weights of a layer's feed-forward block.
 #[derive(Clone, Debug)]
-pub struct FeedForward {
-    pub norm: Tensor,
-    pub gate: Tensor,
-    pub up: Tensor,
-    pub down: Tensor,
+pub enum FeedForward {
+    Dense(Dense),
 }
 
-/// Adds `down(silu(gate(h)) · up(h))`, `h` the norm of `x`, to the residual stream `x` [rows, width].
-pub fn feed_forward(r: &mut Recorder<'_>, x: &View, w: &FeedForward, eps: f32) -> Result<()> {
-    let rows = r.rows;
-    let forms = forms_for(r, &[&w.gate, &w.up]);
-    let h = ops::rms_norm(r, "ffn_norm", x, rows, &w.norm, eps, forms)?;
-    let gate = ops::linear(r, "ffn_gate", &h, rows, &w.gate, LinearArgs::default())?;
-    let up = ops::linear(r, "ffn_up", &h, rows, &w.up, LinearArgs::default())?;
-    let forms = forms_of(r, &w.down);
-    let act = ops::glu(r, &gate, &up, w.gate.n, Glu::Silu, forms)?;
-    let args = LinearArgs { residual: Some(x), into: Some(x), ..LinearArgs::default() };
-    ops::linear(r, "ffn_down", &act, rows, &w.down, args)?;
-    Ok(())
+/// One gated or plain perceptron.
+#[derive(Clone, Debug)]
+pub struct Dense {
+    pub gate: Gate,
+    pub up: Projection,
+    pub down: Projection,
+    pub activation: Activation,
+}
+
+/// Where the gate comes from.
+#[derive(Clone, Debug)]
+pub enum Gate {
+    /// There is none: the activation is that of `up`.
+    None,
+    Apart(Projection),
+    /// The first half of `up`.
+    Fused,
+}
+
+impl FeedForward {
+    /// The forms in which the block wants its input.
+    pub fn forms(&self, r: &Recorder<'_>) -> Forms {
+        match self {
+            FeedForward::Dense(dense) => dense.forms(r),
+        }
+    }
+
+    /// Bytes of the matrices that one row reads.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            FeedForward::Dense(dense) => dense.bytes(),
+        }
+    }
+}
+
+impl Dense {
+    fn forms(&self, r: &Recorder<'_>) -> Forms {
+        let gate = match &self.gate {
+            Gate::Apart(gate) => Some(&gate.weight),
+            _ => None,
+        };
+        forms_for(r, gate.into_iter().chain([&self.up.weight]))
+    }
+
+    fn bytes(&self) -> u64 {
+        let gate = match &self.gate {
+            Gate::Apart(gate) => gate.weight.view.len,
+            _ => 0,
+        };
+        gate + self.up.weight.view.len + self.down.weight.view.len
+    }
+
+    /// What the last matrix is multiplied with.
+    fn activated(&self, r: &mut Recorder<'_>, h: &Rows) -> Result<Rows> {
+        let gate = match &self.gate {
+            Gate::Apart(gate) => Some(gate.of(r, "ffn_gate", h)?),
+            _ => None,
+        };
+        let up = self.up.of(r, "ffn_up", h)?;
+        let (n, k) = (self.up.weight.n, self.down.weight.k);
+        let forms = forms_of(r, &self.down.weight);
+        let half = up.part(u64::from(n - k) * 4, up.len - u64::from(n - k) * 4);
+        let pair = match (&self.gate, &gate) {
+            (Gate::Fused, _) => (&up, Some(&half)),
+            (_, Some(gate)) => (gate, Some(&up)),
+            (_, None) => (&up, None),
+        };
+        ops::glu(r, pair, (r.rows, k, n), self.activation, forms)
+    }
+}
+
+/// Adds the block's output for the rows `h` to the residual stream: `down(act(gate(h)) · up(h))`, or `down(act(up(h)))`.
+pub fn feed_forward(r: &mut Recorder<'_>, h: &Rows, w: &FeedForward, onto: &Onto<'_>) -> Result<()> {
+    match w {
+        FeedForward::Dense(dense) => {
+            let act = dense.activated(r, h)?;
+            onto.add(r, "ffn_down", &act, &dense.down)
+        }
+    }
 }

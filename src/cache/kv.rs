@@ -76,6 +76,10 @@ impl KvType {
 #[derive(Clone, Copy, Debug)]
 pub struct KvLayout {
     pub layers: u32,
+    /// Those of the layers that keep the last positions alone, in a ring of blocks per session.
+    pub near: u32,
+    /// Blocks of a session's ring.
+    pub ring: u32,
     pub kv_heads: u32,
     /// Elements of a key and of a value per head.
     pub head: u32,
@@ -109,9 +113,19 @@ impl KvLayout {
         u64::from(BLOCK) * u64::from(self.kv_heads) * self.v_type.row_bytes(self.head_v)
     }
 
-    /// Bytes of the whole pool for `blocks` blocks; `None` when they cannot be counted in 64 bits.
-    pub fn bytes(&self, blocks: u64) -> Option<u64> {
-        (self.key_block() + self.value_block()).checked_mul(u64::from(self.layers))?.checked_mul(blocks)
+    /// Blocks of a ring that holds a window of keys and the most rows that may be in flight beside it, at most those of
+    /// the context.
+    pub fn ring_of(window: u32, rows: u32, context: u32) -> u32 {
+        let positions = u64::from(window) + u64::from(rows);
+        let blocks = positions.div_ceil(u64::from(BLOCK)) + 1;
+        blocks.min(u64::from(context.div_ceil(BLOCK))) as u32
+    }
+
+    /// Bytes of the whole pool for `blocks` blocks of `sessions`; `None` when they cannot be counted in 64 bits.
+    pub fn bytes(&self, blocks: u64, sessions: u32) -> Option<u64> {
+        let far = u64::from(self.layers - self.near).checked_mul(blocks)?;
+        let near = u64::from(self.near).checked_mul(u64::from(self.ring) * u64::from(sessions))?;
+        (self.key_block() + self.value_block()).checked_mul(far.checked_add(near)?)
     }
 
     /// Bytes of the larger of one layer's two pools.
@@ -128,10 +142,16 @@ pub struct KvPool {
 }
 
 impl KvPool {
-    /// Allocates a pool for `tokens` positions.
+    /// Allocates a pool for sessions of `context` positions; `is_near` says which layers keep rings.
     ///
     /// Errors: sizes beyond what the device can bind, memory that does not suffice.
-    pub fn new(device: &Device, layout: KvLayout, tokens: u64) -> Result<Self> {
+    pub fn new(
+        device: &Device,
+        layout: KvLayout,
+        is_near: &dyn Fn(u32) -> bool,
+        (context, sessions): (u32, u32),
+    ) -> Result<Self> {
+        let tokens = u64::from(context) * u64::from(sessions);
         let blocks = tokens.div_ceil(u64::from(BLOCK)).max(1);
         let caps = device.caps();
         let unfit = |need: u64, have: u64| Error::DoesNotFit {
@@ -140,7 +160,7 @@ impl KvPool {
             have,
             advice: String::new(),
         };
-        let total = layout.bytes(blocks).ok_or_else(|| unfit(u64::MAX, u64::from(u32::MAX)))?;
+        let total = layout.bytes(blocks, sessions).ok_or_else(|| unfit(u64::MAX, u64::from(u32::MAX)))?;
         let largest = layout.largest_binding(blocks).unwrap_or(u64::MAX);
         if largest > caps.max_binding {
             let fits = caps.max_binding / layout.largest_binding(1).unwrap_or(1).max(1) * u64::from(BLOCK);
@@ -159,6 +179,8 @@ impl KvPool {
         }
         let layers = (0..layout.layers)
             .map(|layer| {
+                let blocks =
+                    if is_near(layer) { u64::from(layout.ring) * u64::from(sessions) } else { blocks };
                 let keys =
                     device.buffer(format!("keys {layer}"), layout.key_block() * blocks, Usage::Local)?;
                 let values =
@@ -212,9 +234,26 @@ mod tests {
     }
 
     #[test]
+    fn rings_hold_a_window_and_the_rows_in_flight() {
+        assert_eq!(KvLayout::ring_of(16, 65, 4096), 2);
+        assert_eq!(KvLayout::ring_of(4096, 512, 32_768), 37);
+        assert_eq!(KvLayout::ring_of(4096, 512, 1000), 8);
+        // Any rows of such a number, after any position, see blocks of different places in the ring.
+        for (window, rows) in [(1, 65), (16, 65), (128, 512), (129, 100), (4096, 512)] {
+            let ring = KvLayout::ring_of(window, rows, u32::MAX);
+            for first in window..window + 3 * BLOCK {
+                let (oldest, newest) = (first - (window - 1), first + rows - 1);
+                assert!(newest / BLOCK - oldest / BLOCK < ring, "{window} {rows} {first}");
+            }
+        }
+    }
+
+    #[test]
     fn heads_that_are_no_whole_blocks_are_refused() {
         let layout = KvLayout {
             layers: 1,
+            near: 0,
+            ring: 0,
             kv_heads: 1,
             head: 128,
             head_v: 80,

@@ -134,10 +134,15 @@ impl ModelFile {
         options.context.unwrap_or(self.config.context.min(DEFAULT_CONTEXT))
     }
 
-    fn layout(&self, options: &ModelOptions) -> KvLayout {
+    /// The cache of the first `layers` layers of sessions of `context` positions.
+    fn layout(&self, options: &ModelOptions, layers: u32, context: u32) -> KvLayout {
+        let config = &self.config;
+        let rows = options.batch.max(MOST_ROWS);
         let default = if options.activations == Activations::Float { KvType::F32 } else { KvType::F16 };
         KvLayout {
-            layers: self.config.layers,
+            layers,
+            near: (0..layers).filter(|layer| config.has_window(*layer)).count() as u32,
+            ring: config.window.as_ref().map_or(0, |window| KvLayout::ring_of(window.keys, rows, context)),
             kv_heads: self.config.kv_heads,
             head: self.config.head,
             head_v: self.config.head_v,
@@ -221,9 +226,9 @@ impl Model {
         }
         let Draft { plan, steps, arena } = Draft::fitting(file, device, options)?;
         let vocabulary = file.vocabulary()?;
-        let layout = file.layout(options);
+        let layout = file.layout(options, config.layers, context);
         let wanted = models::required_tensors(&file.gguf, &config)?;
-        let kv = KvPool::new(device, layout, u64::from(context) * u64::from(options.sessions))?;
+        let kv = KvPool::new(device, layout, &|layer| config.has_window(layer), (context, options.sessions))?;
         let placed = Placed::new(device, &file.gguf, &wanted, options.weights)?;
         let arena = if plan.taken > 0 && !device.caps().heaps.is_empty() {
             Arena::new(device, arena)?
@@ -231,12 +236,12 @@ impl Model {
             Arena::default()
         };
         let (weights, report) = filled(device, file, placed, &steps, watch)?;
-        let factors = read_floats(&file.gguf, "rope_freqs.weight")?;
+        let factors = models::rope_factors(&file.gguf, &config, context)?;
         let rope = constant(device, "rope", &models::rope_table(&config, factors.as_deref(), context))?;
         let query_scale = models::query_scale(&config, context)
             .map(|scales| constant(device, "query scale", &scales))
             .transpose()?;
-        let parts = Parts::new(&config, &weights)?;
+        let parts = Parts::new(&config, &|name| weights.get(name).cloned())?;
         let bytes_per_token = parts.bytes_per_token();
         let engine =
             Engine::new(device, config.clone(), parts, kv, rope, query_scale, arena, context, options)?;
@@ -347,11 +352,4 @@ fn constant(device: &Device, name: &str, values: &[f32]) -> Result<Buffer> {
     let buffer = device.buffer(name, bytes.len() as u64, Usage::Constant)?;
     device.write(&buffer, 0, bytes)?;
     Ok(buffer)
-}
-
-fn read_floats(gguf: &Gguf, name: &str) -> Result<Option<Vec<f32>>> {
-    let Some(info) = gguf.tensor(name) else { return Ok(None) };
-    let mut values = vec![0f32; info.elements() as usize];
-    gguf.read_at(info.offset, bytemuck::cast_slice_mut(&mut values))?;
-    Ok(Some(values))
 }

@@ -4,7 +4,7 @@
 use vkllm_runtime::{Arena, Caps, Device, Recording, Usage};
 
 use super::{Engine, ModelFile, ModelOptions};
-use crate::cache::{BLOCK, KvLayout, KvPool, KvType};
+use crate::cache::{BLOCK, KvPool, KvType};
 use crate::error::{Error, Result};
 use crate::models::{self, Config, Parts};
 use crate::weights::{LoadMode, Placed};
@@ -107,10 +107,11 @@ impl Draft {
     ) -> Result<Self> {
         let planner = Device::planner(caps.clone());
         let counted = || planner.taken().iter().sum::<u64>();
-        let layout = KvLayout { layers, ..file.layout(options) };
+        let layout = file.layout(options, layers, context);
         layout.check()?;
         let config = &Config { layers, ..file.config.clone() };
-        let kv = KvPool::new(&planner, layout, u64::from(context) * u64::from(options.sessions))?;
+        let kv =
+            KvPool::new(&planner, layout, &|layer| config.has_window(layer), (context, options.sessions))?;
         let after_kv = counted();
         let wanted = models::required_tensors(&file.gguf, &file.config)?;
         let placed = Placed::new(&planner, &file.gguf, &wanted, options.weights)?;
@@ -119,7 +120,7 @@ impl Draft {
         let rope = planner.buffer("rope", angles, Usage::Constant)?;
         let scale = scales.map(|bytes| planner.buffer("query scale", bytes, Usage::Constant)).transpose()?;
         let after_tables = counted();
-        let parts = Parts::new(config, &placed.weights)?;
+        let parts = Parts::new(config, &|name| placed.weights.get(name).cloned())?;
         let engine = Engine::new(
             &planner,
             config.clone(),
@@ -200,8 +201,8 @@ fn least(file: &ModelFile, options: &ModelOptions, context: u32) -> Option<u64> 
 /// Bytes that grow with the context, beside steps.
 fn growing(file: &ModelFile, options: &ModelOptions, context: u32, layers: u32) -> Option<u64> {
     let positions = u64::from(context).checked_mul(u64::from(options.sessions))?;
-    let layout = KvLayout { layers, ..file.layout(options) };
-    let kv = layout.bytes(positions.div_ceil(u64::from(BLOCK)))?;
+    let layout = file.layout(options, layers, context);
+    let kv = layout.bytes(positions.div_ceil(u64::from(BLOCK)), options.sessions)?;
     let (angles, scales) = models::table_bytes(&file.config, context);
     kv.checked_add(angles)?.checked_add(scales.unwrap_or(0))
 }
@@ -213,7 +214,7 @@ fn growing(file: &ModelFile, options: &ModelOptions, context: u32, layers: u32) 
 pub(super) fn largest(file: &ModelFile, device: &Device, options: &ModelOptions) -> Result<u32> {
     let caps = device.caps();
     let have = room(device).unwrap_or(u64::MAX);
-    let layout = file.layout(options);
+    let layout = file.layout(options, file.config.layers, BLOCK);
     let layers = file.config.layers.min(2);
     // Bytes that do not grow with cache and tables: weights, records and transients.
     let rest = |context: u32| -> Result<u64> {

@@ -70,6 +70,8 @@ struct Buffers {
     outputs: View,
     /// Blocks of each slot.
     table: View,
+    /// As many entries for layers with a window: the blocks of each slot's ring again and again.
+    ring_table: View,
     samplers: View,
     /// Ring of recent tokens of each slot.
     history: View,
@@ -124,7 +126,8 @@ impl Engine {
         let rows = u64::from(capacity);
         let table = u64::from(context.div_ceil(BLOCK)) * 4;
         let history = slots * u64::from(HISTORY_RING) * 4;
-        let sizes = [slots * ROW, rows * ROW, rows * 4, slots * table, slots * SAMPLER, history];
+        let sizes =
+            [slots * ROW, rows * ROW, rows * 4, slots * table, slots * table, slots * SAMPLER, history];
         let mut offset = 0;
         let offsets = sizes.map(|size| {
             let at = offset;
@@ -132,7 +135,7 @@ impl Engine {
             at
         });
         let step = device.buffer("step", offset, Usage::Shared)?;
-        let [cursors, rows, outputs, table, samplers, history] =
+        let [cursors, rows, outputs, table, ring_table, samplers, history] =
             std::array::from_fn(|i| step.view(offsets[i], sizes[i]));
         let results = device.buffer("results", slots * RECORD, Usage::Readback)?;
         let mut engine = Engine {
@@ -142,7 +145,17 @@ impl Engine {
             kv,
             rope,
             query_scale,
-            buffers: Buffers { cursors, rows, outputs, table, samplers, history, results, logits: None },
+            buffers: Buffers {
+                cursors,
+                rows,
+                outputs,
+                table,
+                ring_table,
+                samplers,
+                history,
+                results,
+                logits: None,
+            },
             slots: (0..slots).map(|_| Slot::default()).collect(),
             recordings: Recordings::default(),
             arena,
@@ -205,7 +218,14 @@ impl Engine {
             allowed: format!("{}, as the model was opened", self.slots.len()),
         })?;
         self.slots[free].taken = true;
-        Ok(free as u32)
+        let (slot, ring) = (free as u32, self.kv.layout().ring);
+        if ring > 0 {
+            let blocks = self.context.div_ceil(BLOCK);
+            let entries: Vec<u32> = (0..blocks).map(|block| slot * ring + block % ring).collect();
+            let at = u64::from(self.table_entry(slot)) * 4;
+            self.write(&self.buffers.ring_table, at, bytemuck::cast_slice(&entries))?;
+        }
+        Ok(slot)
     }
 
     /// Gives a slot and its blocks back.
@@ -440,6 +460,7 @@ impl Engine {
         let step = StepViews {
             rows,
             block_table: &buffers.table,
+            ring_table: &buffers.ring_table,
             rope: &rope,
             query_scale: query_scale.as_ref(),
             outputs: &buffers.outputs,

@@ -6,10 +6,9 @@ use vkllm_runtime::{Caps, Command, Device, DeviceOptions, Kernel, Need, Recordin
 use vkllm_shaders::formats::{FORMATS, Format};
 use vkllm_shaders::records::{Sampler, StepRow};
 
-use crate::blocks::{Attention, FeedForward};
 use crate::cache::{BLOCK, KvLayout, KvPool, KvType};
 use crate::error::Result;
-use crate::models::{self, ARCHITECTURES, Config, Outputs, Parts, RopeScaling, StepViews};
+use crate::models::{self, ARCHITECTURES, Config, Outputs, Parts, RopeScaling, StepViews, Window};
 use crate::ops::{
     self, AcceptViews, Activations, Choice, Draw, HISTORY_RING, LinearArgs, Path, RECORD, Recorder, Rows,
     SampleViews,
@@ -86,7 +85,7 @@ pub fn pipelines(caps: &Caps) -> Result<Vec<PipelineUse>> {
         let mut r = Recorder::new(format.name.into(), caps, 1, Path::Rows, Activations::Float);
         let table = tensor(&mut r.recording, "token_embd", format, WIDTH, VOCAB);
         let rows = step_rows(&mut r.recording, 1);
-        ops::embed(&mut r, &table, &rows)?;
+        ops::embed(&mut r, &table, &rows, 1.0)?;
         found.add(&r);
     }
     Ok(found.uses.into_values().collect())
@@ -174,10 +173,15 @@ fn sampling(found: &mut Found<'_>, rows: u32, path: Path, choice: Choice) -> Res
 
 /// A model of an architecture, deep enough for each kind of its layers.
 fn config(architecture: &'static models::Architecture, head: u32) -> Config {
+    let layers = architecture.no_rope_every.max(architecture.global_every).max(2);
+    let window = (architecture.global_every > 0).then(|| Window {
+        keys: BLOCK,
+        layers: (1..=layers).map(|layer| !layer.is_multiple_of(architecture.global_every)).collect(),
+    });
     Config {
         architecture,
         name: None,
-        layers: architecture.no_rope_every.max(1),
+        layers,
         width: WIDTH,
         ffn: 2 * WIDTH,
         heads: WIDTH / head,
@@ -187,6 +191,18 @@ fn config(architecture: &'static models::Architecture, head: u32) -> Config {
         rot: head,
         rope_base: 1e4,
         scaling: RopeScaling::None,
+        rope_magnitude: 1.0,
+        window_base: None,
+        short_context: u32::MAX,
+        window,
+        attention_scale: 0.125,
+        attention_cap: if architecture.root_embedding { 50.0 } else { 0.0 },
+        final_cap: if architecture.root_embedding { 30.0 } else { 0.0 },
+        embedding_scale: 1.0,
+        residual_scale: 1.0,
+        logit_scale: 1.0,
+        fused_qkv: false,
+        fused_gate: false,
         norm_eps: 1e-5,
         vocab: VOCAB,
         context: CONTEXT,
@@ -203,9 +219,11 @@ fn model(
     activations: Activations,
 ) -> Result<()> {
     let mut r = Recorder::new(config.architecture.name.into(), found.caps, rows, path, activations);
-    let parts = parts(&mut r.recording, config);
+    let parts = parts(&mut r.recording, config)?;
     let layout = KvLayout {
         layers: config.layers,
+        near: 0,
+        ring: 0,
         kv_heads: config.kv_heads,
         head: config.head,
         head_v: config.head_v,
@@ -213,7 +231,7 @@ fn model(
         v_type: kind,
     };
     let host = Device::open(&DeviceOptions { selector: Selector::Reference, ..DeviceOptions::default() })?;
-    let kv = KvPool::new(&host, layout, 1)?;
+    let kv = KvPool::new(&host, layout, &|_| false, (1, 1))?;
     let recording = &mut r.recording;
     let step_rows = step_rows(recording, rows);
     let table = recording.transient("block table", u64::from(CONTEXT.div_ceil(BLOCK)) * 4);
@@ -222,52 +240,41 @@ fn model(
     let list = recording.transient("outputs", u64::from(rows) * 4);
     let outputs = if path == Path::Rows { Outputs::All } else { Outputs::Chosen(1) };
     for query_scale in [None, Some(&scale)] {
-        let step =
-            StepViews { rows: &step_rows, block_table: &table, rope: &rope, query_scale, outputs: &list };
+        let step = StepViews {
+            rows: &step_rows,
+            block_table: &table,
+            ring_table: &table,
+            rope: &rope,
+            query_scale,
+            outputs: &list,
+        };
         models::record(&mut r, config, &parts, &kv, CONTEXT, &step, outputs)?;
     }
     found.add(&r);
     Ok(())
 }
 
-/// Weights of every tensor an architecture may have, biases in the even layers only.
-fn parts(recording: &mut Recording, config: &Config) -> Parts {
-    const MATRIX: &str = "q4_k";
+/// Weights of every tensor an architecture may have, those it need not have in the even layers only.
+fn parts(recording: &mut Recording, config: &Config) -> Result<Parts> {
     let format = |name| FORMATS.iter().find(|format| format.name == name).copied().unwrap_or(FORMATS[0]);
-    let (matrix, plain) = (format(MATRIX), format("f32"));
-    let mut make = |name: &str, format, k, n| tensor(recording, name, format, k, n);
-    let (q, kv) = (config.heads * config.head, config.kv_heads * config.head);
-    let mut layers = Vec::new();
-    for layer in 0..config.layers {
-        let biased = layer % 2 == 0;
-        let attention = Attention {
-            norm: make("attn_norm", plain, config.width, 1),
-            q: make("attn_q", matrix, config.width, q),
-            k: make("attn_k", matrix, config.width, kv),
-            v: make("attn_v", matrix, config.width, kv),
-            q_bias: biased.then(|| make("attn_q.bias", plain, q, 1)),
-            k_bias: None,
-            v_bias: None,
-            head_norms: config.architecture.head_norm.then(|| {
-                (make("attn_q_norm", plain, config.head, 1), make("attn_k_norm", plain, config.head, 1))
-            }),
-            output: make("attn_output", matrix, q, config.width),
-            output_bias: biased.then(|| make("attn_output.bias", plain, config.width, 1)),
-        };
-        let ffn = FeedForward {
-            norm: make("ffn_norm", plain, config.width, 1),
-            gate: make("ffn_gate", matrix, config.width, config.ffn),
-            up: make("ffn_up", matrix, config.width, config.ffn),
-            down: make("ffn_down", matrix, config.ffn, config.width),
-        };
-        layers.push((attention, ffn));
+    let (matrix, plain) = (format("q4_k"), format("f32"));
+    let mut tensors = BTreeMap::new();
+    for expected in models::expected(config) {
+        let layer = expected.name.split('.').nth(1).and_then(|number| number.parse::<u32>().ok());
+        if !expected.is_required() && layer.is_some_and(|layer| layer % 2 == 1) {
+            continue;
+        }
+        let format = if expected.n == 1 { plain } else { matrix };
+        let made = tensor(
+            recording,
+            &expected.name,
+            format,
+            expected.k as u32,
+            (expected.n * expected.count) as u32,
+        );
+        tensors.insert(expected.name, made);
     }
-    Parts {
-        embedding: make("token_embd", matrix, config.width, config.vocab),
-        layers,
-        output_norm: make("output_norm", plain, config.width, 1),
-        output: make("output", matrix, config.width, config.vocab),
-    }
+    Parts::new(config, &|name| tensors.get(name).cloned())
 }
 
 #[cfg(test)]

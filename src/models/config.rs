@@ -1,28 +1,9 @@
 //! The hyper-parameters of a model, read from its metadata and checked before anything is allocated.
 
-use super::{ARCHITECTURES, Architecture, Pairing};
+use super::rope::{self, RopeScaling};
+use super::{ARCHITECTURES, Architecture, HeadNorm, Pairing, Scale};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-
-/// How RoPE is stretched beyond the context of training.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RopeScaling {
-    None,
-    /// Positions are divided by the factor.
-    Linear {
-        factor: f64,
-    },
-    /// YaRN (Peng et al. 2023): interpolation by frequency.
-    Yarn {
-        factor: f64,
-        /// Context of training.
-        original: f64,
-        beta_fast: f64,
-        beta_slow: f64,
-        /// Factor on cos and sin.
-        magnitude: f64,
-    },
-}
 
 /// What the metadata say about a decoder.
 #[derive(Clone, Debug)]
@@ -43,12 +24,40 @@ pub struct Config {
     pub rot: u32,
     pub rope_base: f64,
     pub scaling: RopeScaling,
+    /// Factor on cos and sin.
+    pub rope_magnitude: f64,
+    /// Base of a table of its own for layers with a window, not stretched.
+    pub window_base: Option<f64>,
+    /// Contexts beyond this many positions use the long frequency factors, others the short ones.
+    pub short_context: u32,
+    pub window: Option<Window>,
+    /// Factor on the scores.
+    pub attention_scale: f32,
+    /// Scores and logits are held within ± these; 0 for no cap.
+    pub attention_cap: f32,
+    pub final_cap: f32,
+    /// Factors on embeddings, on what a block adds, and on logits.
+    pub embedding_scale: f32,
+    pub residual_scale: f32,
+    pub logit_scale: f32,
+    /// Queries, keys and values come from one matrix; so do gate and up.
+    pub fused_qkv: bool,
+    pub fused_gate: bool,
     pub norm_eps: f32,
     pub vocab: u32,
     /// Context of training.
     pub context: u32,
     /// Queries are multiplied by 1 + scale·ln(⌊position / original⌋ + 1): (scale, original).
     pub query_scale: Option<(f64, f64)>,
+}
+
+/// Layers that see the last keys alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Keys that a row sees, its own included.
+    pub keys: u32,
+    /// Whether each layer has the window.
+    pub layers: Vec<bool>,
 }
 
 /// Largest sizes that are believed: beyond them a file is damaged or hostile.
@@ -78,7 +87,12 @@ impl Config {
             }
         };
         let required = |suffix: &str, high: u32| within(suffix, meta.require_u32(&key(suffix))?, 1, high);
-        let layers = required("block_count", MAX_LAYERS)?;
+        let blocks = required("block_count", MAX_LAYERS)?;
+        // The last blocks may predict further tokens; they take no part in the logits.
+        let layers = match meta.u32(&key("nextn_predict_layers"))? {
+            Some(extra) => blocks - within("nextn_predict_layers", extra, 0, blocks - 1)?,
+            None => blocks,
+        };
         let width = required("embedding_length", MAX_WIDTH)?;
         let ffn = required("feed_forward_length", MAX_WIDTH)?;
         let heads = required("attention.head_count", 1024)?;
@@ -136,7 +150,42 @@ impl Config {
             Some(value) => within("context_length", value, 1, u32::MAX)?,
             None => 2048,
         };
-        let scaling = read_scaling(gguf, architecture, &positive)?;
+        let (scaling, rope_magnitude) = rope::read_scaling(gguf, architecture, &positive)?;
+        let window = read_window(gguf, architecture, layers)?;
+        let factor = |suffix: &str| -> Result<f32> {
+            // A factor of 0 says that there is none.
+            let stated = meta.f32(&key(suffix))?.filter(|value| *value != 0.0);
+            Ok(stated.map(|_| positive(suffix, None)).transpose()?.unwrap_or(1.0))
+        };
+        let cap = |suffix: &str| -> Result<f32> {
+            let stated = meta.f32(&key(suffix))?.filter(|value| *value != 0.0);
+            Ok(stated.map(|_| positive(suffix, None)).transpose()?.unwrap_or(0.0))
+        };
+        let rope_base = f64::from(positive("rope.freq_base", Some(10_000.0))?);
+        let stretched = scaling != RopeScaling::None;
+        let window_base = match (&window, meta.f32(&key("rope.freq_base_swa"))?, architecture.window_base) {
+            (None, ..) => None,
+            (_, Some(_), _) => Some(f64::from(positive("rope.freq_base_swa", None)?)),
+            (_, None, Some(base)) => Some(base),
+            _ => (architecture.window_unscaled && stretched).then_some(rope_base),
+        };
+        let per_query = match architecture.wide_queries {
+            Some(n) if n == layers => width / heads,
+            _ => head,
+        };
+        let attention_scale = match factor("attention.scale")? {
+            1.0 if meta.f32(&key("attention.scale"))?.is_none_or(|scale| scale == 0.0) => {
+                1.0 / (per_query as f32).sqrt()
+            }
+            stated => stated,
+        };
+        let logit_scale = match (factor("logit_scale")?, architecture.logit_scale) {
+            (scale, Scale::Times) => scale,
+            (scale, Scale::Divides) => 1.0 / scale,
+        };
+        let root = if architecture.root_embedding { (width as f32).sqrt() } else { 1.0 };
+        let norm_key = if architecture.layer_norm { "layer_norm_epsilon" } else { "layer_norm_rms_epsilon" };
+        let any = |name: &str| (0..layers).any(|layer| gguf.tensor(&format!("blk.{layer}.{name}")).is_some());
         let query_scale = match meta.f32(&key("attention.temperature_scale"))? {
             Some(scale) if scale != 0.0 => {
                 let original = meta.require_u32(&key("rope.scaling.original_context_length"))?;
@@ -171,9 +220,21 @@ impl Config {
             head,
             head_v,
             rot,
-            rope_base: f64::from(positive("rope.freq_base", Some(10_000.0))?),
+            rope_base,
             scaling,
-            norm_eps: positive("attention.layer_norm_rms_epsilon", None)?,
+            rope_magnitude,
+            window_base,
+            short_context: meta.u32(&key("rope.scaling.original_context_length"))?.unwrap_or(u32::MAX),
+            window,
+            attention_scale,
+            attention_cap: cap("attn_logit_softcapping")?,
+            final_cap: cap("final_logit_softcapping")?,
+            embedding_scale: root * factor("embedding_scale")?,
+            residual_scale: factor("residual_scale")?,
+            logit_scale,
+            fused_qkv: any("attn_qkv.weight"),
+            fused_gate: architecture.gated && any("ffn_up.weight") && !any("ffn_gate.weight"),
+            norm_eps: positive(&format!("attention.{norm_key}"), None)?,
             vocab: vocab as u32,
             context,
             query_scale,
@@ -183,43 +244,44 @@ impl Config {
     /// Whether RoPE applies to a layer.
     pub fn has_rope(&self, layer: u32) -> bool {
         let every = self.architecture.no_rope_every;
-        every == 0 || !(layer + 1).is_multiple_of(every)
+        let windows = self.architecture.rope_in_windows && self.window.is_some();
+        (every == 0 || !(layer + 1).is_multiple_of(every)) && (!windows || self.has_window(layer))
+    }
+
+    /// Whether a layer sees the last keys alone.
+    pub fn has_window(&self, layer: u32) -> bool {
+        self.window.as_ref().is_some_and(|window| window.layers.get(layer as usize) == Some(&true))
+    }
+
+    /// Elements of the queries, keys and values of a row.
+    pub fn projected(&self) -> (u32, u32, u32) {
+        (self.heads * self.head, self.kv_heads * self.head, self.kv_heads * self.head_v)
+    }
+
+    /// Whether queries and keys are normalised head by head.
+    pub fn norms_heads(&self) -> bool {
+        matches!(self.architecture.head_norm, HeadNorm::Before | HeadNorm::After)
     }
 }
 
-fn read_scaling(
-    gguf: &Gguf,
-    architecture: &Architecture,
-    positive: &dyn Fn(&str, Option<f32>) -> Result<f32>,
-) -> Result<RopeScaling> {
+fn read_window(gguf: &Gguf, architecture: &Architecture, layers: u32) -> Result<Option<Window>> {
     let meta = gguf.metadata();
-    let key = |suffix: &str| format!("{}.rope.scaling.{suffix}", architecture.name);
-    let number = |suffix: &str, default: f32| {
-        positive(&format!("rope.scaling.{suffix}"), Some(default)).map(f64::from)
+    let key = |suffix: &str| format!("{}.attention.{suffix}", architecture.name);
+    let keys = match meta.u32(&key("sliding_window"))? {
+        Some(keys) if keys > 0 && architecture.global_every > 0 => keys,
+        _ => return Ok(None),
     };
-    match meta.str(&key("type"))? {
-        None | Some("none") => Ok(RopeScaling::None),
-        Some("linear") => Ok(RopeScaling::Linear { factor: number("factor", 1.0)? }),
-        Some("yarn") => {
-            let factor = number("factor", 1.0)?;
-            let original = f64::from(meta.require_u32(&key("original_context_length"))?);
-            // With a log multiplier the magnitudes of numerator and denominator cancel (DeepSeek's mscale = mscale_all_dim).
-            let cancels = meta.f32(&key("yarn_log_multiplier"))?.is_some_and(|m| m != 0.0);
-            let magnitude = if cancels { 1.0 } else { 1.0 + 0.1 * factor.ln() };
-            Ok(RopeScaling::Yarn {
-                factor,
-                original,
-                beta_fast: number("yarn_beta_fast", 32.0)?,
-                beta_slow: number("yarn_beta_slow", 1.0)?,
-                magnitude: magnitude * number("attn_factor", 1.0)?,
-            })
+    let pattern = key("sliding_window_pattern");
+    let each = |every: u32| (1..=layers).map(|layer| every == 0 || !layer.is_multiple_of(every)).collect();
+    let layers: Vec<bool> = if meta.is_array(&pattern) {
+        let stated = meta.bools(&pattern)?.unwrap_or_default();
+        if stated.len() < layers as usize {
+            let reason = format!("{pattern} has {} entries; allowed are {layers} or more", stated.len());
+            return Err(Error::Model { path: gguf.path().to_owned(), reason });
         }
-        Some(other) => {
-            let shown: String = other.chars().take(64).flat_map(char::escape_default).collect();
-            Err(Error::Model {
-                path: gguf.path().to_owned(),
-                reason: format!("{} is \"{shown}\"; supported are none, linear, yarn", key("type")),
-            })
-        }
-    }
+        stated[..layers as usize].to_vec()
+    } else {
+        each(meta.u32(&pattern)?.unwrap_or(architecture.global_every))
+    };
+    Ok(layers.contains(&true).then_some(Window { keys, layers }))
 }

@@ -24,12 +24,17 @@ pub struct AttentionShape {
     pub rot: u32,
     /// Positions the cache can hold per session.
     pub context: u32,
+    /// Keys that a row sees, its own included; 0 for all.
+    pub window: u32,
+    /// Scores are held within ± this; 0 for no cap.
+    pub cap: f32,
 }
 
 impl AttentionShape {
-    /// Chunks of the longest context.
+    /// Most chunks that a row sees.
     fn chunks(&self) -> u32 {
-        self.context.div_ceil(BLOCK)
+        let all = self.context.div_ceil(BLOCK);
+        if self.window == 0 { all } else { all.min((self.window - 1).div_ceil(BLOCK) + 1) }
     }
 
     /// Bytes of the partial results of one row.
@@ -40,12 +45,12 @@ impl AttentionShape {
 
 /// Arguments of [`heads`].
 pub struct HeadsArgs<'a> {
-    /// [rows, heads · head], rotated in place.
-    pub q: &'a View,
-    pub k: &'a View,
-    pub v: &'a View,
+    /// [rows, heads · head], rotated in place. Each with the elements from one row to the next.
+    pub q: (&'a View, u32),
+    pub k: (&'a View, u32),
+    pub v: (&'a View, u32),
     /// Per-head norms of queries and keys, with their epsilon.
-    pub norms: Option<(&'a Tensor, &'a Tensor, f32)>,
+    pub norms: Option<HeadNorms<'a>>,
     /// Table of (cos, sin) and the pairing code; `None` for a layer without RoPE.
     pub rope: Option<(&'a View, u32)>,
     pub query_scale: Option<&'a View>,
@@ -54,29 +59,40 @@ pub struct HeadsArgs<'a> {
     pub cache: (&'a View, &'a View),
 }
 
+/// Norms of each head of queries and keys.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadNorms<'a> {
+    pub q: &'a Tensor,
+    pub k: &'a Tensor,
+    pub eps: f32,
+    /// RoPE comes first.
+    pub after_rope: bool,
+}
+
 /// Splits q, k, v into heads: norm, RoPE and scale; keys and values go to the cache.
 pub fn heads(r: &mut Recorder<'_>, shape: &AttentionShape, a: &HeadsArgs<'_>) -> Result<()> {
     let layout = &shape.layout;
+    let ((q, q_stride), (k, k_stride), (v, v_stride)) = (a.q, a.k, a.v);
     let (q_norm, k_norm) =
-        a.norms.map_or((a.k.clone(), a.k.clone()), |(q, k, _)| (q.view.clone(), k.view.clone()));
+        a.norms.map_or((k.clone(), k.clone()), |norms| (norms.q.view.clone(), norms.k.view.clone()));
     let push = ops::heads::Push {
         n_head: shape.heads,
         n_kv: layout.kv_heads,
-        q_stride: shape.heads * layout.head,
-        k_stride: layout.kv_heads * layout.head,
-        v_stride: layout.kv_heads * layout.head_v,
+        q_stride,
+        k_stride,
+        v_stride,
         row_count: r.rows,
-        eps: a.norms.map_or(0.0, |(_, _, eps)| eps),
+        eps: a.norms.map_or(0.0, |norms| norms.eps),
         ..Default::default()
     };
     let args = ops::heads::Args {
-        q: a.q.clone(),
-        k: a.k.clone(),
-        v: a.v.clone(),
+        q: q.clone(),
+        k: k.clone(),
+        v: v.clone(),
         q_norm,
         k_norm,
-        rope: a.rope.map_or(a.k.clone(), |(table, _)| table.clone()),
-        q_scale: a.query_scale.unwrap_or(a.k).clone(),
+        rope: a.rope.map_or(k.clone(), |(table, _)| table.clone()),
+        q_scale: a.query_scale.unwrap_or(k).clone(),
         rows: a.rows.clone(),
         block_table: a.block_table.clone(),
         k_cache: a.cache.0.clone(),
@@ -90,7 +106,7 @@ pub fn heads(r: &mut Recorder<'_>, shape: &AttentionShape, a: &HeadsArgs<'_>) ->
         ("HEAD_V", layout.head_v),
         ("ROT", shape.rot),
         ("PAIRING", a.rope.map_or(0, |(_, code)| code)),
-        ("NORM", u32::from(a.norms.is_some())),
+        ("NORM", a.norms.map_or(0, |norms| 1 + u32::from(norms.after_rope))),
         ("QSCALE", u32::from(a.query_scale.is_some())),
         ("K_TYPE", layout.k_type.code()),
         ("V_TYPE", layout.v_type.code()),
@@ -164,7 +180,7 @@ pub fn attention_tiles(
         let kernel = kernel_of(r, shape, count)?;
         let kv_heads = shape.layout.kv_heads;
         let groups = (count * (shape.heads / kv_heads)).div_ceil(kernel.fixed("PAIRS").unwrap_or(1));
-        let grid = super::rows::step_grid(r, &part, count, (groups, kv_heads))?;
+        let grid = super::rows::step_grid(r, &part, count, (groups, kv_heads, shape.chunks()))?;
         tiles.push(AttentionTile { first, count, kernel, grid });
         first += count;
     }
@@ -175,10 +191,11 @@ pub fn attention_tiles(
 pub fn attention(
     r: &mut Recorder<'_>,
     shape: &AttentionShape,
-    q: &View,
+    (q, q_stride): (&View, u32),
     step: (&View, &View, &[AttentionTile]),
     cache: (&View, &View),
     scale: f32,
+    sinks: Option<&Tensor>,
     forms: Forms,
 ) -> Result<Rows> {
     let (rows, block_table, tiles) = step;
@@ -193,16 +210,17 @@ pub fn attention(
             |view: &View, bytes: u64| view.part(u64::from(tile.first) * bytes, u64::from(tile.count) * bytes);
         let row_records = of(rows, ROW_BYTES);
         let part = parts.part(0, u64::from(tile.count) * shape.part_row());
-        let q_stride = shape.heads * layout.head;
+        let first = u64::from(tile.first) * u64::from(q_stride) * 4;
         let args = ops::attention::Args {
-            q: of(q, u64::from(q_stride) * 4),
+            // The last row need not be a whole stride long.
+            q: q.part(first, (u64::from(tile.count) * u64::from(q_stride) * 4).min(q.len - first)),
             k_cache: cache.0.clone(),
             v_cache: cache.1.clone(),
             rows: row_records.clone(),
             block_table: block_table.clone(),
             part: part.clone(),
         };
-        scores(r, shape, tile, args, scale)?;
+        scores(r, shape, tile, args, (q_stride, scale))?;
         let y = match &out.float {
             Some(view) => of(view, u64::from(width) * 4),
             None => r.unused(),
@@ -211,7 +229,9 @@ pub fn attention(
             Some(view) => of(view, u64::from(width / 32) * super::Q8_BLOCK),
             None => r.unused(),
         };
-        combine(r, shape, tile, ops::attention_combine::Args { part, rows: row_records, y, y_q8 }, forms)?;
+        let sink_views = sinks.map_or_else(|| part.clone(), |sinks| sinks.view.clone());
+        let args = ops::attention_combine::Args { part, rows: row_records, sinks: sink_views, y, y_q8 };
+        combine(r, shape, tile, args, sinks.is_some(), forms)?;
     }
     Ok(out)
 }
@@ -221,17 +241,19 @@ fn scores(
     shape: &AttentionShape,
     tile: &AttentionTile,
     args: ops::attention::Args,
-    scale: f32,
+    (q_stride, scale): (u32, f32),
 ) -> Result<()> {
     let layout = &shape.layout;
     let lanes = r.caps.subgroup;
     let push = ops::attention::Push {
         n_head: shape.heads,
         n_kv: layout.kv_heads,
-        q_stride: shape.heads * layout.head,
+        q_stride,
         chunks_max: shape.chunks(),
         scale,
         row_count: tile.count,
+        window: shape.window,
+        cap: shape.cap,
         ..Default::default()
     };
     let specs = [
@@ -241,6 +263,7 @@ fn scores(
         ("HEAD_V", layout.head_v),
         ("K_TYPE", layout.k_type.code()),
         ("V_TYPE", layout.v_type.code()),
+        ("CAP", u32::from(shape.cap != 0.0)),
         ("D_SPLIT", lanes_per_key(layout, lanes)),
     ];
     let specs = specs.into_iter().chain(tile.kernel.spec.iter().copied()).collect();
@@ -253,12 +276,14 @@ fn combine(
     shape: &AttentionShape,
     tile: &AttentionTile,
     args: ops::attention_combine::Args,
+    sinks: bool,
     forms: Forms,
 ) -> Result<()> {
     let push = ops::attention_combine::Push {
         n_head: shape.heads,
         chunks_max: shape.chunks(),
         row_count: tile.count,
+        window: shape.window,
         ..Default::default()
     };
     let groups = r.groups_of_blocks((shape.heads * shape.layout.head_v).div_ceil(32));
@@ -268,7 +293,13 @@ fn combine(
         Simple {
             candidates: ops::attention_combine::CANDIDATES,
             axes: &[],
-            specs: &[("WG", lanes), ("SG", lanes), ("HEAD_V", shape.layout.head_v), ("OUT", forms.code())],
+            specs: &[
+                ("WG", lanes),
+                ("SG", lanes),
+                ("HEAD_V", shape.layout.head_v),
+                ("OUT", forms.code()),
+                ("SINKS", u32::from(sinks)),
+            ],
             views: args.views(),
             push,
             grid: Grid::Fixed([groups, tile.count, 1]),
@@ -294,7 +325,7 @@ mod tests {
             (576, 512, 8),
         ] {
             let (k_type, v_type) = (KvType::F16, KvType::Q4_0);
-            let layout = KvLayout { layers: 1, kv_heads: 1, head, head_v, k_type, v_type };
+            let layout = KvLayout { layers: 1, near: 0, ring: 0, kv_heads: 1, head, head_v, k_type, v_type };
             assert_eq!(lanes_per_key(&layout, 64), lanes, "{head} {head_v}");
             assert_eq!(lanes_per_key(&layout, 4), lanes.min(4), "{head} {head_v}");
         }

@@ -56,7 +56,7 @@ pub fn takes_int8(r: &Recorder<'_>, tensor: &Tensor) -> bool {
 }
 
 /// What is added to a product.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct LinearArgs<'a> {
     /// [n]
     pub bias: Option<&'a Tensor>,
@@ -66,9 +66,17 @@ pub struct LinearArgs<'a> {
     pub into: Option<&'a View>,
     /// Family of kernels, when it is not the step's.
     pub path: Option<Path>,
+    /// Factor on the product and its bias.
+    pub scale: f32,
 }
 
-/// `y = W·x + bias + residual`: [count, n] f32.
+impl Default for LinearArgs<'_> {
+    fn default() -> Self {
+        LinearArgs { bias: None, residual: None, into: None, path: None, scale: 1.0 }
+    }
+}
+
+/// `y = (W·x + bias) · scale + residual`: [count, n] f32.
 ///
 /// Errors: a shape that does not fit, no kernel for the format on this device.
 pub fn linear(
@@ -116,7 +124,7 @@ pub fn linear(
             x_stride: if int8 { weight.k / 32 * 12 } else { weight.k },
             y_stride: weight.n,
             residual_stride: weight.n,
-            scale: 1.0,
+            scale: args.scale,
             ..Default::default()
         };
         let start = u64::from(window.first) * 4;

@@ -6,9 +6,9 @@ mod rows;
 mod sample;
 mod verify;
 
-pub use attention::{AttentionShape, AttentionTile, HeadsArgs, attention, attention_tiles, heads};
+pub use attention::{AttentionShape, AttentionTile, HeadNorms, HeadsArgs, attention, attention_tiles, heads};
 pub use linear::{LinearArgs, linear, takes_int8};
-pub use rows::{Glu, embed, gather, glu, rms_norm};
+pub use rows::{Activation, Norm, embed, forms_of_rows, gather, glu, norm, norm_add, soft_cap};
 pub use sample::{Choice, Draw, HISTORY_RING, SampleViews, note_history, sample};
 pub use verify::{AcceptViews, RECORD, accept, verify_rows};
 
@@ -49,6 +49,11 @@ pub struct Forms {
 }
 
 impl Forms {
+    /// Both together.
+    pub fn and(self, other: Forms) -> Forms {
+        Forms { float: self.float || other.float, int8: self.int8 || other.int8 }
+    }
+
     /// Value of the specialisation constant `OUT`.
     fn code(self) -> u32 {
         u32::from(self.float) | u32::from(self.int8) << 1

@@ -1,4 +1,4 @@
-//! Operations on whole rows: lookup, norm, gate, gather and the attention grid.
+//! Operations on whole rows: lookup, norms, activations, caps, gather and the attention grid.
 
 use vkllm_runtime::{Grid, View};
 use vkllm_shaders::ops;
@@ -10,8 +10,8 @@ use crate::tensor::Tensor;
 /// Lanes of kernels whose lanes work alone.
 const LANES: u32 = 64;
 
-/// `y[r] = table[token of row r]`: [rows, k] f32. A table beyond the binding limit is looked up window by window.
-pub fn embed(r: &mut Recorder<'_>, table: &Tensor, rows: &View) -> Result<View> {
+/// `y[r] = scale · table[token of row r]`: [rows, k] f32. A table beyond the binding limit is looked up window by window.
+pub fn embed(r: &mut Recorder<'_>, table: &Tensor, rows: &View, scale: f32) -> Result<View> {
     let y = r.floats("embd", r.rows, table.k);
     let row_bytes = table.row_bytes();
     for window in super::linear::windows(table, r.caps.max_binding) {
@@ -21,7 +21,7 @@ pub fn embed(r: &mut Recorder<'_>, table: &Tensor, rows: &View) -> Result<View> 
             first: window.first,
             count: window.count,
             rows: r.rows,
-            scale: 1.0,
+            scale,
             ..Default::default()
         };
         let args = ops::embed::Args { weights: window.view, rows: rows.clone(), y: y.clone() };
@@ -42,71 +42,166 @@ pub fn embed(r: &mut Recorder<'_>, table: &Tensor, rows: &View) -> Result<View> 
     Ok(y)
 }
 
-/// RMS norm of each row times a weight.
-pub fn rms_norm(
+/// Weights and kind of a norm.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+    /// The mean is taken off first: LayerNorm instead of RMS norm.
+    pub centred: bool,
+    pub eps: f32,
+}
+
+/// The norm of rows of `x`, which begin `stride` elements apart.
+pub fn norm(
     r: &mut Recorder<'_>,
     label: &str,
-    x: &View,
+    (x, stride): (&View, u32),
     count: u32,
-    weight: &Tensor,
-    eps: f32,
+    w: &Norm,
     forms: Forms,
 ) -> Result<Rows> {
-    let out = r.forms(label, count, weight.k, forms);
-    let (y, y_q8) = r.form_views(&out);
-    let push = ops::rms_norm::Push { k: weight.k, rows: count, eps, ..Default::default() };
-    let args = ops::rms_norm::Args { x: x.clone(), weight: weight.view.clone(), y, y_q8 };
+    let out = r.forms(label, count, w.weight.k, forms);
+    norm_into(r, label, (x, stride), count, w, None, &out, forms)?;
+    Ok(out)
+}
+
+/// `x += norm(y)`, both [rows, k].
+pub fn norm_add(r: &mut Recorder<'_>, label: &str, y: &View, w: &Norm, x: &View) -> Result<()> {
+    let out = Rows { width: w.weight.k, float: Some(x.clone()), int8: None };
+    let forms = Forms { float: true, int8: false };
+    norm_into(r, label, (y, w.weight.k), r.rows, w, Some(x), &out, forms)
+}
+
+fn norm_into(
+    r: &mut Recorder<'_>,
+    label: &str,
+    (x, x_stride): (&View, u32),
+    count: u32,
+    w: &Norm,
+    residual: Option<&View>,
+    out: &Rows,
+    forms: Forms,
+) -> Result<()> {
+    let (y, y_q8) = r.form_views(out);
+    let push = ops::norm::Push { k: w.weight.k, rows: count, x_stride, eps: w.eps, ..Default::default() };
+    let args = ops::norm::Args {
+        x: x.clone(),
+        weight: w.weight.view.clone(),
+        bias: w.bias.as_ref().unwrap_or(&w.weight).view.clone(),
+        residual: residual.unwrap_or(x).clone(),
+        y,
+        y_q8,
+    };
     let lanes = r.caps.subgroup;
+    let specs = [
+        ("WG", lanes),
+        ("SG", lanes),
+        ("OUT", forms.code()),
+        ("CENTRE", u32::from(w.centred)),
+        ("BIAS", u32::from(w.bias.is_some())),
+        ("RESIDUAL", u32::from(residual.is_some())),
+    ];
     r.simple(
         label,
         Simple {
-            candidates: ops::rms_norm::CANDIDATES,
+            candidates: ops::norm::CANDIDATES,
             axes: &[],
-            specs: &[("WG", lanes), ("SG", lanes), ("OUT", forms.code())],
+            specs: &specs,
             views: args.views(),
             push,
             grid: Grid::Fixed([count, 1, 1]),
         },
-    )?;
+    )
+}
+
+/// The forms of rows that were not normalised: `x` itself, and its int8 blocks.
+pub fn forms_of_rows(r: &mut Recorder<'_>, label: &str, x: &View, k: u32, forms: Forms) -> Result<Rows> {
+    let mut out = r.forms(label, r.rows, k, Forms { float: false, ..forms });
+    out.float = forms.float.then(|| x.clone());
+    if let Some(y_q8) = &out.int8 {
+        let push = ops::quantize::Push { k, rows: r.rows, ..Default::default() };
+        let args = ops::quantize::Args { x: x.clone(), y_q8: y_q8.clone() };
+        let lanes = r.caps.subgroup;
+        let groups = r.groups_of_blocks(r.rows * (k / 32));
+        r.simple(
+            label,
+            Simple {
+                candidates: ops::quantize::CANDIDATES,
+                axes: &[],
+                specs: &[("WG", lanes), ("SG", lanes)],
+                views: args.views(),
+                push,
+                grid: Grid::Fixed([groups, 1, 1]),
+            },
+        )?;
+    }
     Ok(out)
 }
 
-/// Activation of a gated feed-forward block.
+/// Activation of a feed-forward block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Glu {
+pub enum Activation {
     Silu,
+    /// The tanh form.
+    Gelu,
+    /// gpt-oss: silu with a slope of 1.702 of a gate up to 7, times one more than an up within ±7.
+    ClampedSwiglu,
+    /// The square of what is positive.
+    Relu2,
 }
 
-/// `act(gate) * up`, both [rows, k].
+/// `act(gate) · up`, or `act(gate)` alone: [count, k]. Rows of gate and up begin `stride` elements apart.
 pub fn glu(
     r: &mut Recorder<'_>,
-    gate: &View,
-    up: &View,
-    k: u32,
-    activation: Glu,
+    (gate, up): (&View, Option<&View>),
+    (count, k, stride): (u32, u32, u32),
+    activation: Activation,
     forms: Forms,
 ) -> Result<Rows> {
-    let out = r.forms("ffn_act", r.rows, k, forms);
+    let out = r.forms("ffn_act", count, k, forms);
     let (y, y_q8) = r.form_views(&out);
-    let push = ops::glu::Push { k, rows: r.rows, gate_stride: k, up_stride: k, ..Default::default() };
-    let args = ops::glu::Args { gate: gate.clone(), up: up.clone(), y, y_q8 };
-    let code = match activation {
-        Glu::Silu => 0,
-    };
-    let groups = r.groups_of_blocks(r.rows * k.div_ceil(32));
+    let push =
+        ops::glu::Push { k, rows: count, gate_stride: stride, up_stride: stride, ..Default::default() };
+    let args = ops::glu::Args { gate: gate.clone(), up: up.unwrap_or(gate).clone(), y, y_q8 };
+    let groups = r.groups_of_blocks(count * k.div_ceil(32));
     let lanes = r.caps.subgroup;
+    let specs = [
+        ("WG", lanes),
+        ("SG", lanes),
+        ("ACTIVATION", activation as u32),
+        ("OUT", forms.code()),
+        ("GATED", u32::from(up.is_some())),
+    ];
     r.simple(
         "ffn_act",
         Simple {
             candidates: ops::glu::CANDIDATES,
             axes: &[],
-            specs: &[("WG", lanes), ("SG", lanes), ("ACTIVATION", code), ("OUT", forms.code())],
+            specs: &specs,
             views: args.views(),
             push,
             grid: Grid::Fixed([groups, 1, 1]),
         },
     )?;
     Ok(out)
+}
+
+/// Holds `count` values within ±`cap`, in place.
+pub fn soft_cap(r: &mut Recorder<'_>, label: &str, y: &View, count: u32, cap: f32) -> Result<()> {
+    let push = ops::soft_cap::Push { count, cap, ..Default::default() };
+    let groups = count.div_ceil(LANES).min(r.caps.max_groups[0]);
+    r.simple(
+        label,
+        Simple {
+            candidates: ops::soft_cap::CANDIDATES,
+            axes: &[],
+            specs: &[("WG", LANES)],
+            views: ops::soft_cap::Args { y: y.clone() }.views(),
+            push,
+            grid: Grid::Fixed([groups, 1, 1]),
+        },
+    )
 }
 
 /// Rows of `x` by index: [count, k].
@@ -134,10 +229,10 @@ pub(super) fn step_grid(
     r: &mut Recorder<'_>,
     rows: &View,
     row_count: u32,
-    (tiles, n_kv): (u32, u32),
+    (tiles, n_kv, chunks_max): (u32, u32, u32),
 ) -> Result<View> {
     let grid = r.recording.transient("attention grid", 12);
-    let push = ops::step_grid::Push { row_count, tiles, n_kv, ..Default::default() };
+    let push = ops::step_grid::Push { row_count, tiles, n_kv, chunks_max, ..Default::default() };
     let args = ops::step_grid::Args { rows: rows.clone(), args: grid.clone() };
     r.simple(
         "attention_grid",

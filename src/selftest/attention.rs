@@ -6,6 +6,7 @@ use vkllm_runtime::{DeviceKind, Words};
 use vkllm_shaders::ops::{attention, attention_combine};
 use vkllm_shaders::records::StepRow;
 use vkllm_shaders::reference::kv::KV_FORMATS;
+use vkllm_shaders::reference::soft_cap::capped;
 use vkllm_shaders::select::Candidate;
 
 use super::compare::{bits, within, within_groups};
@@ -48,6 +49,10 @@ pub struct Scene {
     pub shuffled: bool,
     /// What cells hold that no row may see.
     pub unseen: u32,
+    /// Keys that every row sees beside its own beginning, 0 for all; a cap on scores, 0 for none; a sink per head.
+    pub window: usize,
+    pub cap: f32,
+    pub sinks: Option<Vec<f32>>,
 }
 
 impl Scene {
@@ -59,7 +64,20 @@ impl Scene {
             |count: usize| -> Vec<f32> { (0..count).map(|_| f16::from_f32(rng.normal()).to_f32()).collect() };
         let (k, v, q) = (halves(cells), halves(cells), halves(rows.len() * shape.heads * shape.size));
         let scale = 1.0 / (shape.size as f32).sqrt();
-        Scene { shape, positions, q, k, v, rows: rows.to_vec(), scale, shuffled: true, unseen: NAN }
+        Scene {
+            shape,
+            positions,
+            q,
+            k,
+            v,
+            rows: rows.to_vec(),
+            scale,
+            shuffled: true,
+            unseen: NAN,
+            window: 0,
+            cap: 0.0,
+            sinks: None,
+        }
     }
 
     fn cell(&self, session: usize, kv: usize, position: usize) -> usize {
@@ -70,8 +88,26 @@ impl Scene {
         self.positions.div_ceil(BLOCK)
     }
 
+    /// Most chunks that a row sees.
+    fn seen_chunks(&self) -> usize {
+        if self.window == 0 {
+            self.chunks()
+        } else {
+            self.chunks().min((self.window - 1).div_ceil(BLOCK) + 1)
+        }
+    }
+
+    /// The first position that a row sees.
+    fn begin(&self, row: &Row) -> usize {
+        if self.window == 0 {
+            row.begin
+        } else {
+            row.begin.max((row.position + 1).saturating_sub(self.window))
+        }
+    }
+
     fn sees(&self, session: usize, position: usize) -> bool {
-        self.rows.iter().any(|r| r.session == session && (r.begin..=r.position).contains(&position))
+        self.rows.iter().any(|r| r.session == session && (self.begin(r)..=r.position).contains(&position))
     }
 
     /// The pools and the table of blocks.
@@ -132,23 +168,27 @@ impl Scene {
             ("K_TYPE", types.0),
             ("V_TYPE", types.1),
             ("D_SPLIT", split),
+            ("CAP", u32::from(self.cap != 0.0)),
         ];
         let push = attention::Push {
             n_head: heads as u32,
             n_kv: kv as u32,
             q_stride: (heads * size) as u32,
-            chunks_max: self.chunks() as u32,
+            chunks_max: self.seen_chunks() as u32,
             scale: self.scale,
+            window: self.window as u32,
+            cap: self.cap,
             row_count: self.rows.len() as u32,
             ..Default::default()
         };
         let (k, v, table) = self.pools(bench);
         let longest = self.rows.iter().map(|row| row.position / BLOCK + 1).max().unwrap_or(1);
+        let longest = longest.min(self.seen_chunks());
         let pairs = self.rows.len() * heads / kv;
         let tiles = pairs.div_ceil(candidate.fixed("PAIRS").unwrap_or(1) as usize);
         // One tile, head and chunk too many in the grid: they have nothing to do.
         let grid = [tiles as u32 + 1, kv as u32 + 1, longest as u32 + 1];
-        let part = self.rows.len() * heads * self.chunks() * (size + 2);
+        let part = self.rows.len() * heads * self.seen_chunks() * (size + 2);
         Job::new(candidate, &specs, &push, grid)
             .floats("q", &self.q)
             .words("k_cache", k)
@@ -163,13 +203,21 @@ impl Scene {
         let (rows, width, lanes) = (self.rows.len(), heads * size, bench.lanes());
         let push = attention_combine::Push {
             n_head: heads as u32,
-            chunks_max: self.chunks() as u32,
+            chunks_max: self.seen_chunks() as u32,
             row_count: rows as u32,
+            window: self.window as u32,
             ..Default::default()
         };
-        let specs = [("WG", 4 * lanes), ("SG", lanes), ("HEAD_V", size as u32), ("OUT", out)];
+        let specs = [
+            ("WG", 4 * lanes),
+            ("SG", lanes),
+            ("HEAD_V", size as u32),
+            ("OUT", out),
+            ("SINKS", u32::from(self.sinks.is_some())),
+        ];
         Job::new(candidate, &specs, &push, [2, rows as u32, 1])
             .words("part", part)
+            .floats("sinks", self.sinks.as_deref().unwrap_or(&[f32::NAN]))
             .words("rows", self.step_rows())
             .output("y", rows * width)
             .output("y_q8", rows * width.div_ceil(32) * 12)
@@ -202,23 +250,28 @@ impl Scene {
         for (r, row) in self.rows.iter().enumerate() {
             for head in 0..heads {
                 let q = &self.q[(r * heads + head) * size..][..size];
-                let cells: Vec<usize> = (row.begin..=row.position)
+                let cells: Vec<usize> = (self.begin(row)..=row.position)
                     .map(|p| self.cell(row.session, head / (heads / kv), p))
                     .collect();
                 let product = |at: usize, f: fn(f64) -> f64| -> f64 {
                     let terms = q.iter().zip(&k[at..at + size]);
                     terms.map(|(q, k)| f(f64::from(*q) * f64::from(*k))).sum::<f64>() * f64::from(self.scale)
                 };
-                let scores: Vec<f64> = cells.iter().map(|at| product(*at, |x| x)).collect();
+                let scores: Vec<f64> = cells
+                    .iter()
+                    .map(|at| product(*at, |x| x))
+                    .map(|score| if self.cap == 0.0 { score } else { capped(score, self.cap) })
+                    .collect();
                 let sizes = cells.iter().map(|at| product(*at, f64::abs)).fold(0.0, f64::max);
                 let top = scores.iter().copied().fold(f64::MIN, f64::max);
                 let low = scores.iter().copied().fold(f64::MAX, f64::min);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
-                let total: f64 = weights.iter().sum();
+                let sink = self.sinks.as_ref().map_or(0.0, |sinks| (f64::from(sinks[head]) - top).exp());
+                let total: f64 = weights.iter().sum::<f64>() + sink;
                 // Scores off by the bound of a sum of products, exponentials by 3 + 2|x| units, twice (chunk and
                 // whole), and the sums over keys.
                 let unit = 2f64.powi(-23);
-                let off = 8.0 * (size as f64).sqrt() * sizes * unit / 2.0;
+                let off = 8.0 * (size as f64).sqrt() * sizes * unit / 2.0 + 32.0 * f64::from(self.cap) * unit;
                 let share = 2.0 * off
                     + 2.0 * (3.0 + 2.0 * (top - low)) * unit
                     + 8.0 * (cells.len() as f64).sqrt() * unit;
@@ -390,6 +443,22 @@ fn properties(list: &mut List<'_>, way: Way) {
     for group in [2, 4, 8] {
         list.add(&kernels, format!("shared heads are copied ones group {group}"), move |bench| {
             shared_heads(bench, way, group)
+        });
+    }
+    for (window, cap, sinks) in [
+        (1, 0.0, false),
+        (16, 0.0, true),
+        (100, 20.0, false),
+        (129, 0.0, false),
+        (500, 2.0, true),
+        (0, 0.0, true),
+    ] {
+        let property = format!("window {window} cap {cap} sinks {sinks}");
+        list.add(&kernels, property, move |bench| {
+            let mut rng = bench.rng(&format!("window {window} {cap} {sinks}"));
+            let mut scene = Scene::new(&mut rng, SMALL, 300, &rows());
+            scene.sinks = sinks.then(|| rng.normals(SMALL.heads));
+            Scene { window, cap, ..scene }.check(bench, way)
         });
     }
     list.add(&kernels, "windows forget what lies before them", move |bench| windows(bench, way));

@@ -144,6 +144,8 @@ pub fn list(list: &mut List<'_>) {
             Shape { size: 128, rot: 128, heads: 8, kv: 1, norm: 1, types: (1, 1), ..plain },
             Shape { size: 256, rot: 128, heads: 2, kv: 1, ..plain },
             Shape { pairing: 0, types: (1, 1), ..plain },
+            Shape { norm: 2, types: (1, 0), ..plain },
+            Shape { norm: 2, pairing: 1, rot: 32, ..plain },
         ] {
             for positions in [&[0, 1, 127, 128, 299][..], &[64], &[255, 256, 2, 129, 130, 131, 299, 17, 8]] {
                 let property = format!("bound {} rows {}", name(&shape), positions.len());

@@ -1,7 +1,7 @@
-//! Operations on whole rows: `rms_norm`, `glu` and `quantize`, and the q8 form they share.
+//! Operations on whole rows: `norm`, `glu` and `quantize`, and the q8 form they share.
 
 use vkllm_runtime::Kernel;
-use vkllm_shaders::ops::{glu, quantize, rms_norm};
+use vkllm_shaders::ops::{glu, norm, quantize, soft_cap};
 use vkllm_shaders::select::Candidate;
 
 use super::compare::{bits, values, within};
@@ -12,7 +12,7 @@ const EPS: f64 = 1.0 / (1u64 << 23) as f64;
 
 pub fn list(list: &mut List<'_>) {
     let quantizers = list.usable(quantize::CANDIDATES);
-    let norms = list.usable(rms_norm::CANDIDATES);
+    let norms = list.usable(norm::CANDIDATES);
     let gates = list.usable(glu::CANDIDATES);
     for &candidate in &quantizers {
         // Few workgroups loop, many end early.
@@ -73,6 +73,31 @@ pub fn list(list: &mut List<'_>) {
             });
         }
     }
+    for &candidate in &norms {
+        for (k, rows, centre, bias, residual) in [
+            (96, 3, 1, 0, 0),
+            (33, 2, 1, 1, 0),
+            (64, 5, 1, 1, 1),
+            (128, 2, 0, 1, 0),
+            (512, 2, 0, 0, 1),
+            (7, 1, 1, 1, 1),
+        ] {
+            let property = format!("bound k {k} rows {rows} centre {centre} bias {bias} residual {residual}");
+            list.add(&[candidate.kernel], property, move |bench| {
+                norm_kinds(bench, candidate, (k, rows), [centre, bias, residual])
+            });
+        }
+        list.add(&[candidate.kernel], "a common shift is taken off", move |bench| {
+            norm_shift(bench, candidate)
+        });
+    }
+    for candidate in list.usable(soft_cap::CANDIDATES) {
+        for (count, cap) in [(1, 30.0), (63, 50.0), (64, 30.0), (1000, 5.0), (4097, 30.0)] {
+            list.add(&[candidate.kernel], format!("bound count {count} cap {cap}"), move |bench| {
+                capped_bound(bench, candidate, count, cap)
+            });
+        }
+    }
     for &candidate in &gates {
         for (activation, k, rows) in [
             (0, 32, 1),
@@ -86,11 +111,18 @@ pub fn list(list: &mut List<'_>) {
             (1, 31, 2),
             (1, 96, 3),
             (1, 256, 1),
+            (2, 96, 3),
+            (2, 33, 2),
+            (3, 64, 3),
         ] {
             let property = format!("bound activation {activation} k {k} rows {rows}");
             list.add(&[candidate.kernel], property, move |bench| {
                 gate_bound(bench, candidate, activation, k, rows)
             });
+        }
+        for (activation, k) in [(0, 64), (1, 96), (3, 33)] {
+            let property = format!("without a gate activation {activation} k {k}");
+            list.add(&[candidate.kernel], property, move |bench| ungated(bench, candidate, activation, k));
         }
         list.add(&[candidate.kernel], "extremes are finite", move |bench| gate_extremes(bench, candidate));
         for activation in [0, 1] {
@@ -204,11 +236,13 @@ fn norm_job(
 ) -> Job {
     let k = weight.len();
     let rows = x.len() / k;
-    let push = rms_norm::Push { k: k as u32, rows: rows as u32, eps, ..Default::default() };
+    let push = norm::Push { k: k as u32, rows: rows as u32, x_stride: k as u32, eps, ..Default::default() };
     let specs = [("WG", bench.lanes()), ("SG", bench.lanes()), ("OUT", out)];
     Job::new(candidate, &specs, &push, [rows as u32, 1, 1])
         .floats("x", x)
         .floats("weight", weight)
+        .floats("bias", &[f32::NAN])
+        .floats("residual", &[f32::NAN])
         .output("y", (rows + 1) * k)
         .output("y_q8", (rows + 1) * (k / 32) * 12)
 }
@@ -221,7 +255,7 @@ fn norm_bound(
     rows: usize,
     out: u32,
 ) -> Check {
-    let mut rng = bench.rng(&format!("rms_norm {k} {rows}"));
+    let mut rng = bench.rng(&format!("norm {k} {rows}"));
     let (x, weight) = (rng.normals(rows * k), rng.normals(k));
     let job = norm_job(bench, candidate, &x, &weight, 1e-5, out);
     let (got, want) = (job.on(bench)?, job.meaning(bench));
@@ -229,10 +263,10 @@ fn norm_bound(
     // Sum of k squares, root, two products.
     let bound: Vec<f64> = want.iter().map(|y| y.abs() * (8.0 + (k as f64).sqrt()) * EPS).collect();
     let y = got.floats("y");
-    within(&"rms_norm", &y[..rows * k], &want, &bound)?;
+    within(&"norm", &y[..rows * k], &want, &bound)?;
     if out == 3 {
         let words = &got.words("y_q8")[..rows * k / 32 * 12];
-        check_q8("rms_norm", &y[..rows * k], words)?;
+        check_q8("norm", &y[..rows * k], words)?;
         if let Some(quantizer) = quantizer {
             let alone = quantised(bench, quantizer, &y[..rows * k], k, 9)?;
             bits(&"the norm's q8 form and that of quantize", words, &alone)?;
@@ -242,7 +276,7 @@ fn norm_bound(
 }
 
 fn norm_scale(bench: &Bench, candidate: &'static Candidate, power: i32) -> Check {
-    let mut rng = bench.rng("rms_norm scale");
+    let mut rng = bench.rng("norm scale");
     let (k, rows) = (96, 5);
     let (x, weight) = (rng.normals(rows * k), rng.normals(k));
     let factor = 2f32.powi(power);
@@ -257,7 +291,7 @@ fn norm_scale(bench: &Bench, candidate: &'static Candidate, power: i32) -> Check
 }
 
 fn norm_rows(bench: &Bench, candidate: &'static Candidate, row: usize) -> Check {
-    let mut rng = bench.rng("rms_norm rows");
+    let mut rng = bench.rng("norm rows");
     let (k, rows) = (96, 5);
     let (x, weight) = (rng.normals(rows * k), rng.normals(k));
     let all = norm_job(bench, candidate, &x, &weight, 1e-6, 3).on(bench)?;
@@ -267,9 +301,103 @@ fn norm_rows(bench: &Bench, candidate: &'static Candidate, row: usize) -> Check 
     bits(&"q8", &one.words("y_q8")[..q8], &all.words("y_q8")[row * q8..][..q8])
 }
 
+/// Norms with a mean, a bias and a residual, in place over it.
+fn norm_kinds(
+    bench: &Bench,
+    candidate: &'static Candidate,
+    (k, rows): (usize, usize),
+    [centre, bias, residual]: [u32; 3],
+) -> Check {
+    let mut rng = bench.rng(&format!("norm kinds {k} {centre} {bias} {residual}"));
+    let (x, old) = (rng.normals(rows * (k + 3)), rng.normals(rows * k));
+    let (weight, offset) = (rng.normals(k), rng.normals(k));
+    let push = norm::Push {
+        k: k as u32,
+        rows: rows as u32,
+        x_stride: k as u32 + 3,
+        eps: 1e-5,
+        ..Default::default()
+    };
+    let specs = [
+        ("WG", bench.lanes()),
+        ("SG", bench.lanes()),
+        ("OUT", 1),
+        ("CENTRE", centre),
+        ("BIAS", bias),
+        ("RESIDUAL", residual),
+    ];
+    let job = Job::new(candidate, &specs, &push, [rows as u32, 1, 1])
+        .floats("x", &x)
+        .floats("weight", &weight)
+        .floats("bias", &offset)
+        .floats("y", &old)
+        .same("residual", "y")
+        .output("y_q8", 1);
+    let (got, want) = (job.on(bench)?, job.meaning(bench));
+    let want: Vec<f64> = want.floats("y").iter().map(|y| f64::from(*y)).collect();
+    // As without them, of the sizes before bias and residual are added; the mean is as exact as the sum of squares.
+    let largest = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    let bound: Vec<f64> = (0..rows * k)
+        .map(|i| {
+            let size = 4.0 * f64::from(largest * weight[i % k].abs())
+                + f64::from(offset[i % k].abs() + old[i].abs());
+            size * (8.0 + (k as f64).sqrt()) * EPS
+        })
+        .collect();
+    within(&"norm", &got.floats("y"), &want, &bound)
+}
+
+/// LayerNorm of integers does not see what is added to all of them, as long as their mean is exact.
+fn norm_shift(bench: &Bench, candidate: &'static Candidate) -> Check {
+    let mut x = bench.rng("norm shift").ints(64, -99, 99);
+    let sum: f32 = x.iter().sum();
+    x[0] -= sum;
+    let run = |shift: f32| -> Check<Vec<u32>> {
+        let moved: Vec<f32> = x.iter().map(|x| x + shift).collect();
+        let push = norm::Push { k: 64, rows: 1, x_stride: 64, eps: 1e-5, ..Default::default() };
+        let specs = [("WG", bench.lanes()), ("SG", bench.lanes()), ("OUT", 1), ("CENTRE", 1)];
+        let job = Job::new(candidate, &specs, &push, [1, 1, 1])
+            .floats("x", &moved)
+            .floats("weight", &[1.0; 64])
+            .floats("bias", &[f32::NAN])
+            .floats("residual", &[f32::NAN])
+            .output("y", 64)
+            .output("y_q8", 1);
+        Ok(job.on(bench)?.words("y").to_vec())
+    };
+    bits(&"shifted", &run(512.0)?, &run(0.0)?)
+}
+
+fn capped_bound(bench: &Bench, candidate: &'static Candidate, count: usize, cap: f32) -> Check {
+    let mut x: Vec<f32> = bench.rng("soft cap").normals(count).iter().map(|x| x * cap).collect();
+    x.iter_mut().zip([3e38, -3e38, 0.0]).for_each(|(x, extreme)| *x = extreme);
+    let push = soft_cap::Push { count: count as u32, cap, ..Default::default() };
+    let job = Job::new(candidate, &[("WG", 64)], &push, [2, 1, 1]).floats("y", &x);
+    let (got, want) = (job.on(bench)?, job.meaning(bench));
+    let want: Vec<f64> = want.floats("y").iter().map(|y| f64::from(*y)).collect();
+    // The exponential's argument is off by few units of itself where it matters, and so is the quotient.
+    within(&"capped", &got.floats("y"), &want, &vec![16.0 * EPS * f64::from(cap); count])
+}
+
+/// The activation alone is the one that is multiplied by one.
+fn ungated(bench: &Bench, candidate: &'static Candidate, activation: u32, k: usize) -> Check {
+    let gates = bench.rng("ungated").normals(2 * k);
+    let gated =
+        gate_job(bench, candidate, &gates, &vec![1.0; 2 * k], k, (0, 0), (activation, 1)).on(bench)?;
+    let push = glu::Push { k: k as u32, rows: 2, gate_stride: k as u32, ..Default::default() };
+    let lanes = bench.lanes();
+    let specs = [("WG", 4 * lanes), ("SG", lanes), ("ACTIVATION", activation), ("OUT", 1), ("GATED", 0)];
+    let job = Job::new(candidate, &specs, &push, [2, 1, 1])
+        .floats("gate", &gates)
+        .same("up", "gate")
+        .output("y", 3 * k)
+        .output("y_q8", 1);
+    bits(&"ungated", &job.on(bench)?.words("y")[..2 * k], &gated.words("y")[..2 * k])
+}
+
 /// Squares, their mean and its root are powers of two: only the root may be approximated.
 fn norm_equal(bench: &Bench, candidate: &'static Candidate, k: usize, value: f32) -> Check {
-    let mut rng = bench.rng("rms_norm equal");
+    let mut rng = bench.rng("norm equal");
     let x: Vec<f32> = (0..k).map(|_| rng.pick(&[value, -value])).collect();
     let got = norm_job(bench, candidate, &x, &vec![1.0; k], 0.0, 1).on(bench)?.floats("y");
     let want: Vec<f64> = x.iter().map(|x| f64::from(x.signum())).collect();
@@ -314,7 +442,7 @@ fn gate_bound(bench: &Bench, candidate: &'static Candidate, activation: u32, k: 
     let (got, want) = (job.on(bench)?, job.meaning(bench));
     let want: Vec<f64> = want.floats("y")[..rows * k].iter().map(|y| f64::from(*y)).collect();
     // The exponential may be off by 3 + 2|x| units; gelu's argument reaches 2 · 0.8 (|x| + 0.045 |x|³).
-    let units = |g: f64| if activation == 0 { 2.0 * g } else { 10.0 * g * (1.0 + 0.05 * g * g) };
+    let units = |g: f64| if activation == 1 { 10.0 * g * (1.0 + 0.05 * g * g) } else { 4.0 * g };
     let bound: Vec<f64> = (0..rows * k)
         .map(|i| {
             let g = f64::from(gates[i].abs());

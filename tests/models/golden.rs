@@ -8,7 +8,7 @@ use serde_json::Value;
 const FIRST: usize = 5;
 const STEP: usize = 6;
 
-/// Architectures and formats that must pass. Mixtures of experts are other architectures in all but name.
+/// Architectures of the files that test formats; `families` tests the others one by one.
 const ARCHITECTURES: &[&str] = &["llama", "mistral3", "qwen2", "qwen3", "smollm3"];
 
 /// One golden model.
@@ -56,12 +56,17 @@ fn ids(json: &Value, key: &str) -> Vec<u32> {
 }
 
 impl Golden {
-    fn read(json_path: &Path) -> Option<Golden> {
+    /// One golden model of a folder, whatever its architecture; `None` when it is not there.
+    pub fn named(folder: &Path, name: &str) -> Option<Golden> {
+        Golden::read(&folder.join(format!("{name}.json")), &|_| true)
+    }
+
+    fn read(json_path: &Path, wanted: &dyn Fn(&str) -> bool) -> Option<Golden> {
         let name = json_path.file_name()?.to_str()?.strip_suffix(".json")?.to_owned();
         let text = std::fs::read_to_string(json_path).ok()?;
         let json: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
         let architecture = json["architecture"].as_str()?;
-        if !ARCHITECTURES.contains(&architecture) || name.contains("-moe-") || name.ends_with(".mtp") {
+        if !wanted(architecture) || name.ends_with(".mtp") {
             return None;
         }
         let (shape, want) = npy(&json_path.with_file_name(format!("{name}.deq.npy")));
@@ -88,7 +93,8 @@ impl Golden {
         paths
             .iter()
             .filter(|p| p.extension().is_some_and(|e| e == "json"))
-            .filter_map(|p| Golden::read(p))
+            .filter_map(|p| Golden::read(p, &|architecture| ARCHITECTURES.contains(&architecture)))
+            .filter(|golden| !golden.name.contains("-moe-"))
             .collect()
     }
 

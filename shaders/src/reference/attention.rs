@@ -4,6 +4,8 @@ use vkllm_runtime::Call;
 
 use super::KV_BLOCK;
 use super::kv::KV_FORMATS;
+use super::soft_cap::capped;
+use super::{window_begin, window_chunk};
 use crate::ops::attention::Push;
 
 /// Per row, head and visible chunk: maximum score, sum of exponentials, weighted sum of values. The parts of
@@ -17,7 +19,9 @@ pub fn attention(call: &Call<'_>) {
     let (n_head, n_kv, chunks) = (push.n_head as usize, push.n_kv as usize, push.chunks_max as usize);
     for row in 0..push.row_count as usize {
         let record = |word: usize| rows.u32(row * 8 + word) as usize;
-        let (position, table, begin) = (record(1), record(2), record(3));
+        let (position, table) = (record(1), record(2));
+        let begin = window_begin(record(3), position, push.window);
+        let base = window_chunk(begin, push.window);
         for (chunk, h) in
             (begin / KV_BLOCK..=position / KV_BLOCK).flat_map(|c| (0..n_head).map(move |h| (c, h)))
         {
@@ -31,12 +35,13 @@ pub fn attention(call: &Call<'_>) {
                 .map(|&slot| {
                     let query = |i: usize| f64::from(q.f32(row * push.q_stride as usize + h * head + i));
                     let key = |i: usize| f64::from(k_type.load(call.arg("k_cache"), k_tile, slot, head, i));
-                    (0..head).map(|i| query(i) * key(i)).sum::<f64>() * f64::from(push.scale)
+                    let score = (0..head).map(|i| query(i) * key(i)).sum::<f64>() * f64::from(push.scale);
+                    if spec("CAP") == 1 { capped(score, push.cap) } else { score }
                 })
                 .collect();
             let top = scores.iter().copied().fold(-3.0e38, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
-            let at = ((row * n_head + h) * chunks + chunk) * (head_v + 2);
+            let at = ((row * n_head + h) * chunks + chunk - base) * (head_v + 2);
             part.set_f32(at, top as f32);
             part.set_f32(at + 1, weights.iter().sum::<f64>() as f32);
             for i in 0..head_v {

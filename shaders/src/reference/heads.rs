@@ -50,18 +50,24 @@ fn narrow(values: &[f64]) -> Vec<f32> {
 /// Norm and rotation of one head.
 fn turned(call: &Call<'_>, mut x: Vec<f64>, norm: &str, eps: f32, position: usize) -> Vec<f64> {
     let spec = |name| call.spec(name).unwrap_or(0) as usize;
-    if spec("NORM") == 1 {
-        let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+    let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+    let normalise = |x: &mut [f64]| {
         let scale = 1.0 / (mean + f64::from(eps)).sqrt();
         for (i, x) in x.iter_mut().enumerate() {
             *x *= scale * f64::from(call.arg(norm).f32(i));
         }
+    };
+    if spec("NORM") == 1 {
+        normalise(&mut x);
     }
     let (half, pairing) = (spec("ROT") / 2, spec("PAIRING"));
     for i in 0..if pairing == 0 { 0 } else { half } {
         let (a, b) = if pairing == 1 { (2 * i, 2 * i + 1) } else { (i, i + half) };
         let turn = load(call.arg("rope"), (position * half + i) * 2, 2);
         (x[a], x[b]) = (x[a] * turn[0] - x[b] * turn[1], x[a] * turn[1] + x[b] * turn[0]);
+    }
+    if spec("NORM") == 2 {
+        normalise(&mut x);
     }
     x
 }

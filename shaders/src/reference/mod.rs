@@ -10,16 +10,27 @@ pub mod glu;
 pub mod heads;
 pub mod kv;
 pub mod linear;
+pub mod norm;
 pub mod quantize;
-pub mod rms_norm;
 pub mod sample;
 pub mod sample_collect;
 pub mod sample_histogram;
 pub mod sample_history;
 pub mod sample_penalize;
 pub mod sampler;
+pub mod soft_cap;
 pub mod step_grid;
 pub mod verify_rows;
 
 /// Positions per KV block and per attention chunk.
 pub const KV_BLOCK: usize = 128;
+
+/// First key position that a row sees in a layer with a window of so many keys; 0 is a layer without.
+pub fn window_begin(begin: usize, position: usize, window: u32) -> usize {
+    if window == 0 { begin } else { begin.max((position + 1).saturating_sub(window as usize)) }
+}
+
+/// Chunk from which the parts of a row are counted.
+pub fn window_chunk(begin: usize, window: u32) -> usize {
+    if window == 0 { 0 } else { begin / KV_BLOCK }
+}

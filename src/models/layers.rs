@@ -1,0 +1,277 @@
+//! The tensors of a decoder: which it needs, their shapes, and the weights of each layer.
+
+use super::{Config, HeadNorm};
+use crate::blocks::{Attention, Dense, FeedForward, Gate, Projection};
+use crate::error::{Error, Result};
+use crate::gguf::{Gguf, TensorInfo};
+use crate::ops::Norm;
+use crate::tensor::Tensor;
+
+/// The weights of one layer.
+#[derive(Debug)]
+pub struct Layer {
+    /// What attention reads; the residual stream itself where there is none.
+    pub attn_norm: Option<Norm>,
+    pub attention: Attention,
+    /// Norm of what attention adds.
+    pub attn_post_norm: Option<Norm>,
+    /// What the feed-forward block reads.
+    pub ffn_norm: Option<Norm>,
+    pub ffn: FeedForward,
+    pub ffn_post_norm: Option<Norm>,
+}
+
+/// The weights of a model in the shape its layers use them.
+#[derive(Debug)]
+pub struct Parts {
+    pub embedding: Tensor,
+    pub layers: Vec<Layer>,
+    pub output_norm: Norm,
+    /// The embedding again where the file has no output matrix.
+    pub output: Tensor,
+    pub output_bias: Option<Tensor>,
+}
+
+/// Optional tensors may be absent; a required one that is absent is an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Required,
+    Optional,
+}
+
+/// A tensor that the decoder may use.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    pub name: String,
+    /// Elements per row, rows, matrices.
+    pub k: u64,
+    pub n: u64,
+    pub count: u64,
+    pub presence: Presence,
+}
+
+impl Expected {
+    pub fn is_required(&self) -> bool {
+        self.presence == Presence::Required
+    }
+}
+
+/// Every tensor the decoder may use.
+pub fn expected(config: &Config) -> Vec<Expected> {
+    use Presence::{Optional, Required};
+    let mut all = Vec::new();
+    let mut add = |name: String, k: u32, n: u32, presence| {
+        all.push(Expected { name, k: u64::from(k), n: u64::from(n), count: 1, presence });
+    };
+    let a = config.architecture;
+    let (width, vocab) = (config.width, config.vocab);
+    add("token_embd.weight".into(), width, vocab, Required);
+    add("output_norm.weight".into(), width, 1, Required);
+    add("output_norm.bias".into(), width, 1, Optional);
+    add("output.weight".into(), width, vocab, Optional);
+    add("output.bias".into(), vocab, 1, Optional);
+    for name in ["rope_freqs", "rope_factors_long", "rope_factors_short"] {
+        add(format!("{name}.weight"), config.rot / 2, 1, Optional);
+    }
+    for layer in 0..config.layers {
+        let mut add = |name: &str, k, n, presence| add(format!("blk.{layer}.{name}"), k, n, presence);
+        if a.pre_norm {
+            add("attn_norm.weight", width, 1, Required);
+            add("attn_norm.bias", width, 1, Optional);
+        }
+        attention(config, &mut add);
+        if a.post_norm {
+            add("post_attention_norm.weight", width, 1, Required);
+            add("post_ffw_norm.weight", width, 1, Required);
+        }
+        if a.pre_norm && !a.parallel {
+            add(&format!("{}.weight", a.ffn_norm), width, 1, Required);
+            add(&format!("{}.bias", a.ffn_norm), width, 1, Optional);
+        }
+        feed_forward(config, &mut add);
+    }
+    all
+}
+
+type Add<'a> = dyn FnMut(&str, u32, u32, Presence) + 'a;
+
+fn attention(config: &Config, add: &mut Add<'_>) {
+    use Presence::{Optional, Required};
+    let (q, k, v) = config.projected();
+    let projections: &[(&str, u32)] =
+        if config.fused_qkv { &[("qkv", q + k + v)] } else { &[("q", q), ("k", k), ("v", v)] };
+    for (name, n) in projections {
+        add(&format!("attn_{name}.weight"), config.width, *n, Required);
+        add(&format!("attn_{name}.bias"), *n, 1, Optional);
+    }
+    match config.architecture.head_norm {
+        HeadNorm::None => {}
+        HeadNorm::Before | HeadNorm::After => {
+            add("attn_q_norm.weight", config.head, 1, Required);
+            add("attn_k_norm.weight", config.head, 1, Required);
+        }
+        HeadNorm::Whole => {
+            add("attn_q_norm.weight", q, 1, Required);
+            add("attn_k_norm.weight", k, 1, Required);
+        }
+    }
+    add("attn_sinks.weight", config.heads, 1, Optional);
+    add("attn_output.weight", config.heads * config.head_v, config.width, Required);
+    add("attn_output.bias", config.width, 1, Optional);
+}
+
+fn feed_forward(config: &Config, add: &mut Add<'_>) {
+    use Presence::{Optional, Required};
+    let (width, ffn) = (config.width, config.ffn);
+    if config.architecture.gated && !config.fused_gate {
+        add("ffn_gate.weight", width, ffn, Required);
+        add("ffn_gate.bias", ffn, 1, Optional);
+    }
+    let up = if config.fused_gate { 2 * ffn } else { ffn };
+    add("ffn_up.weight", width, up, Required);
+    add("ffn_up.bias", up, 1, Optional);
+    add("ffn_down.weight", ffn, width, Required);
+    add("ffn_down.bias", width, 1, Optional);
+}
+
+/// The tensors to load, each checked against the shape the hyper-parameters imply. A tensor the decoder does not
+/// know is warned of and left in the file.
+///
+/// Errors: a missing tensor, a wrong shape, a vector that is not f32; all before any memory is taken.
+pub fn required_tensors<'a>(gguf: &'a Gguf, config: &Config) -> Result<Vec<&'a TensorInfo>> {
+    const F32: u32 = 0;
+    let refuse = |reason: String| Error::Model { path: gguf.path().to_owned(), reason };
+    let mut wanted = Vec::new();
+    for Expected { name, k, n, count, presence } in expected(config) {
+        let Some(info) = gguf.tensor(&name) else {
+            if presence == Presence::Required {
+                return Err(refuse(format!("the tensor {name} is missing")));
+            }
+            continue;
+        };
+        let dims: Vec<u64> = [k, n, count].into_iter().take(if count > 1 { 3 } else { 2 }).collect();
+        // Trailing dimensions of one may be left out or not.
+        let size = |dims: &[u64], i: usize| dims.get(i).copied().unwrap_or(1);
+        if (0..info.dims.len().max(3)).any(|i| size(&info.dims, i) != size(&dims, i)) {
+            return Err(refuse(format!("tensor {name} has the shape {:?}; allowed is {dims:?}", info.dims)));
+        }
+        if n == 1 && info.ggml_type != F32 {
+            let found = crate::gguf::type_name(info.ggml_type);
+            return Err(refuse(format!("tensor {name} has type {found}; allowed is F32")));
+        }
+        wanted.push(info);
+    }
+    let known: std::collections::HashSet<&str> = wanted.iter().map(|info| info.name.as_str()).collect();
+    let predicts = |name: &str| {
+        let block = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next());
+        block.and_then(|number| number.parse::<u32>().ok()).is_some_and(|number| number >= config.layers)
+    };
+    let strangers = gguf.tensors().iter().filter(|info| !known.contains(info.name.as_str()));
+    for stranger in strangers.filter(|info| !predicts(&info.name)) {
+        let name: String = stranger.name.chars().flat_map(char::escape_default).collect();
+        tracing::warn!(tensor = name, "this version does not use the tensor; the output may be wrong");
+    }
+    wanted.sort_by_key(|info| info.offset);
+    Ok(wanted)
+}
+
+/// Finds tensors of one layer, or of none, by name.
+struct Finder<'a> {
+    config: &'a Config,
+    prefix: String,
+    get: &'a dyn Fn(&str) -> Option<Tensor>,
+}
+
+impl Finder<'_> {
+    fn optional(&self, name: &str) -> Option<Tensor> {
+        (self.get)(&format!("{}{name}", self.prefix))
+    }
+
+    fn required(&self, name: &str) -> Result<Tensor> {
+        self.optional(name).ok_or_else(|| Error::NoKernel {
+            op: format!("{}{name}", self.prefix),
+            reasons: "the tensor was not loaded".to_owned(),
+        })
+    }
+
+    fn norm(&self, name: &str) -> Result<Norm> {
+        Ok(Norm {
+            weight: self.required(&format!("{name}.weight"))?,
+            bias: self.optional(&format!("{name}.bias")),
+            centred: self.config.architecture.layer_norm,
+            eps: self.config.norm_eps,
+        })
+    }
+
+    fn projection(&self, name: &str) -> Result<Projection> {
+        let weight = self.required(&format!("{name}.weight"))?;
+        Ok(Projection { weight, bias: self.optional(&format!("{name}.bias")) })
+    }
+
+    fn attention(&self) -> Result<Attention> {
+        let names: &[&str] =
+            if self.config.fused_qkv { &["attn_qkv"] } else { &["attn_q", "attn_k", "attn_v"] };
+        let norms = |wanted: bool| -> Result<Option<(Tensor, Tensor)>> {
+            if !wanted {
+                return Ok(None);
+            }
+            Ok(Some((self.required("attn_q_norm.weight")?, self.required("attn_k_norm.weight")?)))
+        };
+        Ok(Attention {
+            projections: names.iter().map(|name| self.projection(name)).collect::<Result<_>>()?,
+            head_norms: norms(self.config.norms_heads())?,
+            whole_norms: norms(self.config.architecture.head_norm == HeadNorm::Whole)?,
+            sinks: self.optional("attn_sinks.weight"),
+            output: self.projection("attn_output")?,
+        })
+    }
+
+    fn feed_forward(&self) -> Result<FeedForward> {
+        let gate = match (self.config.architecture.gated, self.config.fused_gate) {
+            (false, _) => Gate::None,
+            (true, true) => Gate::Fused,
+            (true, false) => Gate::Apart(self.projection("ffn_gate")?),
+        };
+        Ok(FeedForward::Dense(Dense {
+            gate,
+            up: self.projection("ffn_up")?,
+            down: self.projection("ffn_down")?,
+            activation: self.config.architecture.activation,
+        }))
+    }
+
+    fn layer(&self) -> Result<Layer> {
+        let a = self.config.architecture;
+        let norm = |wanted: bool, name: &str| wanted.then(|| self.norm(name)).transpose();
+        Ok(Layer {
+            attn_norm: norm(a.pre_norm, "attn_norm")?,
+            attention: self.attention()?,
+            attn_post_norm: norm(a.post_norm, "post_attention_norm")?,
+            ffn_norm: norm(a.pre_norm && !a.parallel, a.ffn_norm)?,
+            ffn: self.feed_forward()?,
+            ffn_post_norm: norm(a.post_norm, "post_ffw_norm")?,
+        })
+    }
+}
+
+impl Parts {
+    /// Finds the weights of each layer by name.
+    ///
+    /// Errors: a tensor that was not loaded.
+    pub fn new(config: &Config, get: &dyn Fn(&str) -> Option<Tensor>) -> Result<Self> {
+        let finder = |prefix: String| Finder { config, prefix, get };
+        let layers = (0..config.layers).map(|layer| finder(format!("blk.{layer}.")).layer());
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let top = finder(String::new());
+        let embedding = top.required("token_embd.weight")?;
+        let output = top.optional("output.weight").unwrap_or_else(|| embedding.clone());
+        let output_norm = top.norm("output_norm")?;
+        Ok(Parts { embedding, layers, output_norm, output, output_bias: top.optional("output.bias") })
+    }
+
+    /// Bytes of the matrices that one decoded token reads (the embedding counts only as output matrix).
+    pub fn bytes_per_token(&self) -> u64 {
+        let layers: u64 = self.layers.iter().map(|layer| layer.attention.bytes() + layer.ffn.bytes()).sum();
+        layers + self.output.view.len
+    }
+}
