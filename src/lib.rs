@@ -25,6 +25,8 @@ pub mod audit;
 mod batch;
 mod blocks;
 mod cache;
+#[cfg(feature = "chat")]
+pub mod chat;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

@@ -7,4 +7,5 @@ mod harness;
 mod kernels;
 mod models;
 mod recording;
+mod templates;
 mod tokenizers;

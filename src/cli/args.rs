@@ -24,6 +24,9 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Generate text from a prompt
     Run(RunArgs),
+    /// Talk with a model: history, commands, several lines; Ctrl-C ends an answer, not the conversation
+    #[command(after_help = super::chat::HELP)]
+    Chat(ChatArgs),
     /// Write the logits of given tokens as a .npy file
     Logits(LogitsArgs),
     /// Print the token ids of a text
@@ -171,6 +174,58 @@ pub(super) struct RunArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) common: ModelArgs,
+}
+
+/// What becomes of the model's thoughts
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum ReasoningArg {
+    /// Dim, before the answer
+    #[default]
+    Show,
+    /// One line that says how long they are; /think shows them
+    Fold,
+    /// Nothing of them
+    Hide,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnOff {
+    On,
+    Off,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ChatArgs {
+    /// Model file; without it the small model that ships with the program, which tells stories
+    #[arg(short = 'm', long, value_name = "FILE")]
+    pub(super) model: Option<PathBuf>,
+    /// What the model is told before the conversation (also -sys)
+    #[arg(long, value_name = "TEXT")]
+    pub(super) system: Option<String>,
+    /// Chat template: a Jinja file, "chatml", or "plain" (no format) [default: the model file's]
+    #[arg(long, value_name = "FILE|chatml|plain")]
+    pub(super) chat_template: Option<String>,
+    /// Whether the model should think first, for templates that ask
+    #[arg(long, value_name = "on|off")]
+    pub(super) thinking: Option<OnOff>,
+    /// What becomes of thoughts; where the answer goes to a file or pipe, they go to standard error
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) reasoning: ReasoningArg,
+    /// Tokens of one answer, -1 until the model ends it or the context is full
+    #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = -1, allow_negative_numbers = true)]
+    pub(super) n_predict: i64,
+    /// Do not keep what was typed for the next conversation
+    #[arg(long)]
+    pub(super) no_history: bool,
+    #[command(flatten)]
+    pub(super) sampler: SamplerArgs,
+    #[command(flatten)]
+    pub(super) spec: SpecArgs,
+    /// Print the status line also where standard error is no terminal
+    #[arg(long)]
+    pub(super) stats: bool,
     #[command(flatten)]
     pub(super) common: ModelArgs,
 }

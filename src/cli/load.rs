@@ -18,12 +18,23 @@ pub(super) fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+fn absolute(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
 /// Folder of the pipeline cache, as the XDG base directory specification has it.
 fn cache_dir() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CACHE_HOME")
         .or_else(|| absolute("LOCALAPPDATA"))
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(base.join("vkllm"))
+}
+
+/// Folder of what is kept between runs but is no setting, as the same specification has it.
+pub(super) fn state_dir() -> Option<PathBuf> {
+    let base = absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("LOCALAPPDATA"))
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))?;
     Some(base.join("vkllm"))
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod audit;
+mod chat;
 mod devices;
 mod inspect;
 mod load;
@@ -9,6 +10,7 @@ mod logits;
 mod pair;
 mod run;
 mod selftest;
+mod show;
 mod spec;
 mod stats;
 mod tokenize;
@@ -59,6 +61,12 @@ impl From<crate::gguf::GgufError> for Failure {
     }
 }
 
+impl From<crate::chat::ChatError> for Failure {
+    fn from(error: crate::chat::ChatError) -> Self {
+        input(error.to_string())
+    }
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
@@ -81,6 +89,7 @@ fn input(sentence: impl Into<String>) -> Failure {
 /// Options of several letters behind one dash, as llama.cpp's users type them.
 fn spell_out(argument: OsString) -> OsString {
     match argument.to_str() {
+        Some("-sys") => "--system".into(),
         Some("-md") => "--model-draft".into(),
         Some("-ub") => "--ubatch-size".into(),
         Some("-ctk") => "--cache-type-k".into(),
@@ -139,6 +148,7 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Run(args) => run::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::args::{RunArgs, SamplerArgs};
+use super::show::shown;
 use super::{Failure, input, interrupt_flag, load, spec, stats};
 use crate::text::EncodeOptions;
 use crate::{Event, Finish, GenerateOptions, Model, ModelOptions, SamplerOptions, Session};
@@ -12,7 +13,8 @@ use crate::{Event, Finish, GenerateOptions, Model, ModelOptions, SamplerOptions,
 /// What the built-in model tells stories about when it is not asked for anything.
 const OPENING: &str = "Once upon a time";
 
-fn sampler(args: &SamplerArgs) -> SamplerOptions {
+/// Sampler options from arguments.
+pub(super) fn sampler(args: &SamplerArgs) -> SamplerOptions {
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
     SamplerOptions {
         temperature: args.temp,
@@ -44,20 +46,6 @@ fn prompt(args: &RunArgs, model: &Model) -> Result<(Vec<u32>, Option<String>), F
         return Err(input("the prompt is empty; give one with -p, -f, --tokens or on standard input"));
     }
     Ok((ids, Some(text)))
-}
-
-/// Escapes control characters on a terminal, so that a model cannot steer it; newlines and tabs stay.
-fn shown(text: &str, terminal: bool) -> String {
-    if !terminal {
-        return text.to_owned();
-    }
-    text.chars()
-        .flat_map(|c| {
-            let escape = c.is_control() && !matches!(c, '\n' | '\t');
-            let (plain, escaped) = if escape { (None, Some(c.escape_default())) } else { (Some(c), None) };
-            plain.into_iter().chain(escaped.into_iter().flatten())
-        })
-        .collect()
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
@@ -135,15 +123,4 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     }
     load::no_messages(&device)?;
     failure.map_or(Ok(()), Err)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_terminal_is_not_steered() {
-        assert_eq!(shown("a\u{1b}[2Jb\n\t", true), "a\\u{1b}[2Jb\n\t");
-        assert_eq!(shown("a\u{1b}[2Jb", false), "a\u{1b}[2Jb");
-    }
 }

@@ -97,6 +97,12 @@ impl Session {
         self.computed = 0;
     }
 
+    /// Forgets all tokens but the first `tokens`. What was computed for those is kept.
+    pub fn rewind(&mut self, tokens: usize) {
+        self.tokens.truncate(tokens);
+        self.computed = self.computed.min(self.tokens.len());
+    }
+
     fn check(&self, tokens: &[u32]) -> Result<()> {
         let vocab = self.model.config().vocab;
         if let Some(&found) = tokens.iter().find(|&&token| token >= vocab) {

@@ -7,11 +7,13 @@ mod from_gguf;
 mod merge;
 mod packed;
 mod pre;
+mod spans;
 mod special;
 mod stream;
 mod vocabulary;
 
 pub use error::TextError;
 pub use pre::pre_tokenizer_names;
+pub use spans::Span;
 pub use stream::StreamDecoder;
 pub use vocabulary::{EncodeOptions, TokenKind, Vocabulary, VocabularyKind, VocabularySource};

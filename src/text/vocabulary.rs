@@ -9,7 +9,7 @@ use super::error::{TextError, shown};
 use super::merge::{Merger, NONE, priority_of_score};
 use super::packed::{Keyed, Packed, Table};
 use super::pre::{self, Pre, Splitter};
-use super::special::Specials;
+use super::special::{Found, Specials};
 
 /// Strings of a source, read once.
 pub(super) type Strings<'a> = Box<dyn ExactSizeIterator<Item = &'a [u8]> + 'a>;
@@ -133,6 +133,20 @@ const LARGEST: usize = i32::MAX as usize;
 pub(super) const SPACE: &str = "\u{2581}";
 /// Longer texts are cut into parts of this many bytes, because merging counts in 32 bits.
 const PART: usize = 1 << 30;
+
+/// Where an encoding stands between one stretch of text and the next.
+pub(super) struct Encoding {
+    merger: Merger,
+    after_special: bool,
+    /// The white space that comes next belongs to the token before it.
+    drop_space: bool,
+}
+
+impl Encoding {
+    pub(super) fn new() -> Self {
+        Encoding { merger: Merger::default(), after_special: true, drop_space: false }
+    }
+}
 
 fn pair(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
@@ -428,9 +442,36 @@ impl Vocabulary {
         if options.add_bos && self.add_bos {
             out.extend(self.bos);
         }
-        let (mut merger, mut after_special, mut at) = (Merger::default(), true, 0);
+        self.encode_onto(text, options.parse_special, &mut Encoding::new(), &mut out);
+        out
+    }
+
+    /// The first control or user-defined token of `text[from..]`.
+    pub(super) fn find_special(&self, text: &str, from: usize) -> Option<Found> {
+        self.specials.find(text.as_bytes(), from, true)
+    }
+
+    /// Encodes a token that stands between texts.
+    pub(super) fn encode_special(&self, id: u32, encoding: &mut Encoding, out: &mut Vec<u32>) {
+        out.push(id);
+        (encoding.after_special, encoding.drop_space) = (true, self.takes_space(id));
+    }
+
+    /// Encodes text behind what was encoded before.
+    pub(super) fn encode_onto(
+        &self,
+        text: &str,
+        parse_special: bool,
+        encoding: &mut Encoding,
+        out: &mut Vec<u32>,
+    ) {
+        let mut at = 0;
         while at < text.len() {
-            let found = self.specials.find(text.as_bytes(), at, options.parse_special);
+            if std::mem::take(&mut encoding.drop_space) {
+                let space = |byte: &&u8| matches!(byte, b' ' | b'\t'..=b'\r');
+                at += text.as_bytes()[at..].iter().take_while(space).count();
+            }
+            let found = self.specials.find(text.as_bytes(), at, parse_special);
             let end = found.as_ref().map_or(text.len(), |found| found.start);
             let mut plain = &text[at..end];
             while !plain.is_empty() {
@@ -439,20 +480,15 @@ impl Vocabulary {
                     cut -= 1;
                 }
                 let (part, rest) = plain.split_at(cut);
-                self.encode_text(part, after_special, &mut merger, &mut out);
-                (plain, after_special) = (rest, false);
+                self.encode_text(part, encoding.after_special, &mut encoding.merger, out);
+                (plain, encoding.after_special) = (rest, false);
             }
             at = end;
             if let Some(found) = found {
-                out.push(found.id);
-                (at, after_special) = (found.end, true);
-                if self.takes_space(found.id) {
-                    let space = |byte: &&u8| matches!(byte, b' ' | b'\t'..=b'\r');
-                    at += text.as_bytes()[at..].iter().take_while(space).count();
-                }
+                self.encode_special(found.id, encoding, out);
+                at = found.end;
             }
         }
-        out
     }
 
     /// Phi-3's tokens take the white space after them, all but these three.
