@@ -23,6 +23,8 @@
 
 pub mod audit;
 mod batch;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod blocks;
 mod cache;
 #[cfg(feature = "chat")]
@@ -45,7 +47,9 @@ pub mod text;
 mod weights;
 
 pub use cache::KvType;
-pub use engine::{Model, ModelFile, ModelOptions, PipelineUse, Plan, Profile, Watch, pipelines};
+pub use engine::{
+    LabelTotal, Model, ModelFile, ModelOptions, PipelineUse, Plan, Profile, Span, Watch, Work, pipelines,
+};
 pub use error::{Error, Result};
 pub use models::{ARCHITECTURES, Config};
 pub use ops::Activations;

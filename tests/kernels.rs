@@ -31,6 +31,11 @@ const OPS: &[&str] = &[
     "sample_penalize",
     "verify_rows",
     "accept",
+    "probe_read",
+    "probe_write",
+    "probe_copy",
+    "probe_fma",
+    "probe_dot",
     "linear",
 ];
 
@@ -148,6 +153,11 @@ fn sampling() {
 fn verification() {
     check_op("verify_rows");
     check_op("accept");
+}
+
+#[test]
+fn probes() {
+    check(|case| case.op().starts_with("probe_"));
 }
 
 #[test]

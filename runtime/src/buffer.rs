@@ -19,6 +19,8 @@ pub enum Usage {
     Readback,
     /// Data on their way to or from memory that the host cannot see.
     Staging,
+    /// Data in memory of the type with this number ([`crate::MemoryType::index`]), to measure it.
+    Exact(u32),
 }
 
 /// A piece of device memory with a name; freed when the last handle and the last submission using it are gone.

@@ -17,6 +17,7 @@ pub(crate) fn choose(caps: &Caps, usage: Usage) -> Vec<MemoryType> {
         Usage::Constant | Usage::Local => kind.device_local || caps.shares_memory(),
         Usage::Shared => kind.host_visible && kind.coherent,
         Usage::Readback | Usage::Staging => kind.host_visible,
+        Usage::Exact(index) => kind.index == index,
     };
     let mut types: Vec<MemoryType> = caps.memory.iter().filter(usable).copied().collect();
     // Sorting is stable: of equal types the driver's order decides, which puts the fastest first.
@@ -28,6 +29,7 @@ pub(crate) fn choose(caps: &Caps, usage: Usage) -> Vec<MemoryType> {
         Usage::Shared => types.sort_by_key(|t| (!t.device_local, t.cached)),
         Usage::Readback => types.sort_by_key(|t| (!t.cached, !t.coherent, t.device_local)),
         Usage::Staging => types.sort_by_key(|t| (t.device_local, !t.coherent, t.cached)),
+        Usage::Exact(_) => {}
     }
     types
 }

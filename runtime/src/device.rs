@@ -373,6 +373,11 @@ fn foreign(part: &Compiled) -> Error {
 }
 
 impl Compiled {
+    /// The recording's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Times of the last submission. Call after its ticket was waited for.
     pub fn times(&self) -> Times {
         match &self.work {

@@ -134,4 +134,10 @@ pub const ROWS: &[Row] = &[
     one("sample_penalize", "sample_penalize.window.comp"),
     one("verify_rows", "verify_rows.chain.comp"),
     one("accept", "accept.prefix.comp"),
+    // What memory and arithmetic can do at most; no step uses them.
+    one("probe_read", "probe_read.stream.comp"),
+    one("probe_write", "probe_write.stream.comp"),
+    one("probe_copy", "probe_copy.stream.comp"),
+    Row { axes: &[("TYPE", &["f32", "f16"])], ..one("probe_fma", "probe_fma.chain.comp") },
+    one("probe_dot", "probe_dot.chain.comp"),
 ];

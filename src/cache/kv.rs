@@ -113,6 +113,11 @@ impl KvLayout {
         u64::from(BLOCK) * u64::from(self.kv_heads) * self.v_type.row_bytes(self.head_v)
     }
 
+    /// Bytes of one layer's keys and values of one position.
+    pub fn position_bytes(&self) -> u64 {
+        (self.key_block() + self.value_block()) / u64::from(BLOCK)
+    }
+
     /// Blocks of a ring that holds a window of keys and the most rows that may be in flight beside it, at most those of
     /// the context.
     pub fn ring_of(window: u32, rows: u32, context: u32) -> u32 {

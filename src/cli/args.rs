@@ -38,6 +38,8 @@ pub(super) enum Command {
     /// Show that drafting does not change the text: compare it with plain decoding bit for bit
     #[command(after_help = "Exit codes: 0 all texts are the same, 1 some differ, 2 usage, 3 device error.")]
     Audit(AuditArgs),
+    /// Measure how fast a model runs, how much of what the device can do that is, and where the rest went
+    Bench(Box<super::bench::args::BenchArgs>),
     /// List the Vulkan devices
     Devices(DevicesArgs),
     /// Test every kernel on a device; no model is needed

@@ -2,6 +2,7 @@
 
 mod args;
 mod audit;
+mod bench;
 mod chat;
 mod devices;
 mod inspect;
@@ -92,6 +93,7 @@ fn spell_out(argument: OsString) -> OsString {
         Some("-sys") => "--system".into(),
         Some("-md") => "--model-draft".into(),
         Some("-ub") => "--ubatch-size".into(),
+        Some("-pg") => "--pg".into(),
         Some("-ctk") => "--cache-type-k".into(),
         Some("-ctv") => "--cache-type-v".into(),
         _ => argument,
@@ -154,6 +156,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(args),
         Command::Spec(args) => pair::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Completions { shell } => {

@@ -82,8 +82,17 @@ impl Report {
             .profile
             .labels
             .iter()
-            .map(|(label, (count, ns, bytes))| {
-                (label.clone(), json!({ "dispatches": count, "nanoseconds": ns, "weight_bytes": bytes }))
+            .map(|(label, total)| {
+                let work = total.work;
+                let values = json!({
+                    "dispatches": total.dispatches,
+                    "nanoseconds": total.nanoseconds,
+                    "weight_bytes": work.weights,
+                    "cache_bytes": work.cache,
+                    "activation_bytes": work.activations,
+                    "operations": work.operations,
+                });
+                (label.clone(), values)
             })
             .collect();
         json!({
@@ -176,27 +185,25 @@ impl Report {
     }
 
     fn print_labels(&self, out: &mut dyn Write) -> io::Result<()> {
-        let total: u64 = self.profile.labels.values().map(|(_, ns, _)| ns).sum();
+        let total: u64 = self.profile.labels.values().map(|total| total.nanoseconds).sum();
         if total == 0 {
             return writeln!(out, "no device times are known");
         }
         let mut rows: Vec<_> = self.profile.labels.iter().collect();
-        rows.sort_by_key(|(_, (_, ns, _))| std::cmp::Reverse(*ns));
+        rows.sort_by_key(|(_, total)| std::cmp::Reverse(total.nanoseconds));
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         table.set_header(["work", "dispatches", "ms", "share", "us each", "GB/s"]);
-        for (label, (count, ns, bytes)) in rows {
-            let speed = if *bytes > 0 && *ns > 0 {
-                format!("{:.2}", *bytes as f64 / *ns as f64)
-            } else {
-                String::new()
-            };
+        for (label, one) in rows {
+            let (count, ns, bytes) = (one.dispatches, one.nanoseconds, one.work.bytes());
+            let speed =
+                if bytes > 0 && ns > 0 { format!("{:.2}", bytes as f64 / ns as f64) } else { String::new() };
             table.add_row([
                 label.clone(),
                 count.to_string(),
-                format!("{:.2}", *ns as f64 / 1e6),
-                format!("{:.1} %", *ns as f64 * 100.0 / total as f64),
-                format!("{:.1}", *ns as f64 / 1e3 / (*count).max(1) as f64),
+                format!("{:.2}", ns as f64 / 1e6),
+                format!("{:.1} %", ns as f64 * 100.0 / total as f64),
+                format!("{:.1}", ns as f64 / 1e3 / count.max(1) as f64),
                 speed,
             ]);
         }

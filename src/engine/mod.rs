@@ -7,6 +7,7 @@ mod step;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,11 +17,12 @@ use vkllm_runtime::{Arena, Buffer, Caps, Device, Recording, Usage};
 
 use plan::Draft;
 pub use plan::Plan;
-pub use recordings::{Profile, Tail};
+pub use recordings::{LabelTotal, Profile, Span, Tail};
 pub(crate) use round::{Drafts, MOST_DRAFTS, MOST_MODEL_DRAFTS, Rounds};
 pub use step::{Drawn, Engine};
 pub(crate) use step::{MOST_ROWS, SHORT_PROMPT};
 pub use survey::{PipelineUse, pipelines};
+pub use work::Work;
 
 use crate::cache::{KvLayout, KvPool, KvType};
 use crate::error::{Error, Result};

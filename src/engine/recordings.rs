@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use vkllm_runtime::Compiled;
+use vkllm_runtime::{Compiled, Times};
 
+use super::work::{CommandWork, Seen, Work};
 use crate::models::Outputs;
 use crate::ops::{Draw, Path};
 
@@ -34,9 +35,15 @@ pub(super) struct Key {
     pub(super) target: u32,
 }
 
+/// A compiled recording with what its commands do, which is counted only while times are measured.
+pub(super) struct Made {
+    pub(super) compiled: Compiled,
+    pub(super) work: Vec<CommandWork>,
+}
+
 struct Entry {
     key: Key,
-    compiled: Compiled,
+    made: Made,
     uses: u64,
 }
 
@@ -53,40 +60,71 @@ impl Recordings {
         self.entries.iter().position(|entry| entry.key == *key)
     }
 
-    pub(super) fn insert(&mut self, key: Key, compiled: Compiled) -> usize {
+    pub(super) fn insert(&mut self, key: Key, made: Made) -> usize {
         if self.entries.len() >= KEPT
             && let Some(least) = (0..self.entries.len()).min_by_key(|&i| self.entries[i].uses)
         {
             self.entries.swap_remove(least);
         }
         self.made += 1;
-        self.entries.push(Entry { key, compiled, uses: 0 });
+        self.entries.push(Entry { key, made, uses: 0 });
         self.entries.len() - 1
     }
 
-    pub(super) fn used(&mut self, index: usize) -> &Compiled {
+    pub(super) fn used(&mut self, index: usize) -> &Made {
         self.entries[index].uses += 1;
-        &self.entries[index].compiled
+        &self.entries[index].made
+    }
+
+    /// Forgets them all, so that they are made anew.
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
     }
 }
 
-/// Time per kind of work: labels without their layer.
+/// What the commands of one label came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LabelTotal {
+    pub dispatches: u64,
+    pub nanoseconds: u64,
+    pub work: Work,
+    /// Kernel of the last dispatch, or `copy` and `fill`.
+    pub kernel: &'static str,
+}
+
+/// One submitted recording on the device's clock.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// What was recorded, for example `draft 0`.
+    pub name: String,
+    /// Whether a draft model's work: it has a track of its own.
+    pub draft: bool,
+    pub times: Times,
+}
+
+/// Time and work per kind of work: labels without their layer.
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
-    /// Label → (dispatches, nanoseconds, bytes of weights read).
-    pub labels: BTreeMap<String, (u64, u64, u64)>,
-    /// Steps that were added.
+    pub labels: BTreeMap<String, LabelTotal>,
+    /// Recordings that were added.
     pub steps: u64,
+    /// Device time of those recordings, begin to end.
+    pub nanoseconds: u64,
+    /// Every recording one by one, when they are kept.
+    pub spans: Option<Vec<Span>>,
 }
 
 impl Profile {
-    /// Adds the times of one step.
-    pub(super) fn add(&mut self, times: &vkllm_runtime::Times) {
+    /// Adds the times of one recording.
+    pub(super) fn add(&mut self, name: &str, draft: bool, times: &Times, work: &[CommandWork], seen: Seen) {
         if times.labels.is_empty() {
             return;
         }
         self.steps += 1;
-        for time in &times.labels {
+        self.nanoseconds += times.total_nanoseconds.unwrap_or(0);
+        // A device that leaves some times out leaves it open which.
+        let known = work.len() == times.labels.len();
+        for (index, time) in times.labels.iter().enumerate() {
             let mut label = time.label.as_str();
             if let Some((layer, rest)) = label.strip_prefix("blk.").and_then(|rest| rest.split_once('.'))
                 && layer.bytes().all(|b| b.is_ascii_digit())
@@ -94,9 +132,15 @@ impl Profile {
                 label = rest;
             }
             let entry = self.labels.entry(label.to_owned()).or_default();
-            entry.0 += 1;
-            entry.1 += time.nanoseconds;
-            entry.2 += time.constant_bytes;
+            entry.dispatches += 1;
+            entry.nanoseconds += time.nanoseconds;
+            entry.kernel = time.kernel;
+            if known {
+                entry.work += work[index].of(seen);
+            }
+        }
+        if let Some(spans) = &mut self.spans {
+            spans.push(Span { name: name.to_owned(), draft, times: times.clone() });
         }
     }
 }

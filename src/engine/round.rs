@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use vkllm_runtime::{Buffer, Compiled, Times, Usage, View};
 use vkllm_shaders::records::StepRow;
 
+use super::recordings::Made;
 use super::step::{Drawn, Engine, MOST_ROWS, ROW};
+use super::work::Seen;
 use crate::error::Result;
 use crate::models::Outputs;
 use crate::ops::{self, AcceptViews, Draw, Path, RECORD};
@@ -77,9 +79,9 @@ struct DraftSide {
     /// Its pair of rows stands at the cursor.
     paired: bool,
     /// By draft position.
-    steps: Vec<Compiled>,
+    steps: Vec<Made>,
     /// By number of rows.
-    catch_up: BTreeMap<u32, Compiled>,
+    catch_up: BTreeMap<u32, Made>,
 }
 
 /// The rounds of one conversation.
@@ -99,7 +101,7 @@ pub(crate) struct Rounds {
     /// What the host reads: the outcome, then the draws.
     results: Buffer,
     /// Verification and acceptance by number of rows.
-    verify: BTreeMap<u32, [Compiled; 2]>,
+    verify: BTreeMap<u32, [Made; 2]>,
     draft: Option<DraftSide>,
     made: u64,
     /// Number of drafts that `drafts` says.
@@ -121,6 +123,12 @@ fn rows_for(drafts: u32, most: u32) -> u32 {
 /// Powers of two whose sum is `rows`, largest first.
 fn powers(rows: u32) -> impl Iterator<Item = u32> {
     (0..CATCH_UP.ilog2()).rev().map(|bit| 1 << bit).filter(move |power| rows & power != 0)
+}
+
+/// Positions that the draft model must have computed before a round at `base`: its first step covers the row before the
+/// cursor too.
+fn want(base: u32) -> u32 {
+    base.saturating_sub(1)
 }
 
 fn sum(parts: &[Times]) -> Option<Duration> {
@@ -233,7 +241,7 @@ impl Rounds {
             target.write(&self.drafts, 0, &count.to_le_bytes())?;
             self.count = count;
         }
-        let mut parts: Vec<&Compiled> = Vec::with_capacity(missed.len() + count as usize + 2);
+        let mut parts: Vec<&Made> = Vec::with_capacity(missed.len() + count as usize + 2);
         let mut steps = 0;
         if let (Drafts::Model(_), Some(side)) = (drafts, &self.draft) {
             parts.extend(missed.iter().filter_map(|size| side.catch_up.get(size)));
@@ -241,11 +249,12 @@ impl Rounds {
             steps = count as usize;
         }
         parts.extend(self.verify.get(&rows).into_iter().flatten());
-        let ticket = target.device().submit(&parts)?;
+        let submitted: Vec<&Compiled> = parts.iter().map(|part| &part.compiled).collect();
+        let ticket = target.device().submit(&submitted)?;
         let submitted = Instant::now();
         ticket.wait()?;
         let waited = submitted.elapsed();
-        let measured: Vec<Times> = parts.iter().map(|part| part.times()).collect();
+        let measured: Vec<Times> = parts.iter().map(|part| part.compiled.times()).collect();
         let (drafting, verifying) = measured.split_at(missed.len() + steps);
         let (early, late) = drafting.split_at(missed.len());
         let mut times = RoundTimes {
@@ -256,9 +265,28 @@ impl Rounds {
             idle: idle(&measured),
             ..RoundTimes::default()
         };
-        verifying.iter().for_each(|times| target.profile.add(times));
+        let profiled = |engine: &mut Engine, draft, part: usize, seen| {
+            let made = parts[part];
+            engine.profile.add(made.compiled.name(), draft, &measured[part], &made.work, seen);
+        };
+        for part in missed.len() + steps..parts.len() {
+            profiled(target, false, part, Seen { first: base, rows });
+        }
         if let Some(engine) = draft {
-            drafting.iter().for_each(|times| engine.profile.add(times));
+            let mut first = want(base) - missed.iter().sum::<u32>().min(want(base));
+            for (part, &rows) in missed.iter().enumerate() {
+                profiled(engine, true, part, Seen { first, rows });
+                first += rows;
+            }
+            for step in 0..steps as u32 {
+                // The first step is of two rows: the one before the cursor too.
+                let seen = if step == 0 {
+                    Seen { first: want(base), rows: 2 }
+                } else {
+                    Seen { first: base + step, rows: 1 }
+                };
+                profiled(engine, true, missed.len() + step as usize, seen);
+            }
         }
         let (drafted, accepted, drawn) = self.read(target, count)?;
         if let Some(side) = &mut self.draft {
@@ -292,8 +320,7 @@ impl Rounds {
         let base = tokens.len() as u32 - 1;
         let Some(side) = &mut self.draft else { return Ok(Vec::new()) };
         engine.reserve(side.slot, base + count)?;
-        // The pair of the first step covers the row before the cursor too.
-        let want = base.saturating_sub(1);
+        let want = want(base);
         while want.saturating_sub(side.computed) >= CATCH_UP {
             let size = engine.batch().min(want - side.computed);
             let rows = &tokens[side.computed as usize..(side.computed + size) as usize];

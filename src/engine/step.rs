@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use vkllm_runtime::{Arena, Buffer, CompileOptions, Compiled, Device, Recording, Usage, View};
+use vkllm_runtime::{Arena, Buffer, CompileOptions, Device, Recording, Usage, View};
 use vkllm_shaders::records::{Sampler, StepRow};
 
-use super::recordings::{Key, Profile, Recordings, Tail};
+use super::recordings::{Key, Made, Profile, Recordings, Tail};
+use super::work::{self, Seen};
 use super::{ModelOptions, Parts};
 use crate::batch::Row;
 use crate::cache::{BLOCK, KvPool};
@@ -345,7 +346,8 @@ impl Engine {
             self.set_cursor(slot, last, start + count - 1)?;
         }
         let target = if matches!(tail, Tail::Sample(_)) { slot } else { 0 };
-        self.run(Key { rows: count, path, outputs, tail, cursor: None, target }, began)
+        let seen = Seen { first: start, rows: count };
+        self.run(Key { rows: count, path, outputs, tail, cursor: None, target }, seen, began)
     }
 
     /// Decodes one token of a slot from where its cursor stands; nothing is written but a new block's table entry.
@@ -360,7 +362,7 @@ impl Engine {
             cursor: Some(slot),
             target: slot,
         };
-        self.run(key, began)?;
+        self.run(key, Seen { first: position, rows: 1 }, began)?;
         self.drawn(slot)
     }
 
@@ -384,30 +386,30 @@ impl Engine {
         Ok(values)
     }
 
-    fn run(&mut self, key: Key, began: Instant) -> Result<()> {
+    fn run(&mut self, key: Key, seen: Seen, began: Instant) -> Result<()> {
         let index = match self.recordings.position(&key) {
             Some(index) => index,
             None => {
-                let compiled = self.record(&key)?;
-                self.recordings.insert(key, compiled)
+                let made = self.record(&key)?;
+                self.recordings.insert(key, made)
             }
         };
-        let compiled = self.recordings.used(index);
-        let ticket = self.device.submit(&[compiled])?;
+        let made = self.recordings.used(index);
+        let ticket = self.device.submit(&[&made.compiled])?;
         let submitted = Instant::now();
         ticket.wait()?;
         self.times.wait += submitted.elapsed();
         self.times.host += submitted - began;
         self.times.steps += 1;
-        let times = compiled.times();
+        let times = made.compiled.times();
         if let Some(total) = times.total_nanoseconds {
             *self.times.device.get_or_insert_default() += Duration::from_nanos(total);
         }
-        self.profile.add(&times);
+        self.profile.add(made.compiled.name(), false, &times, &made.work, seen);
         Ok(())
     }
 
-    fn record(&mut self, key: &Key) -> Result<Compiled> {
+    fn record(&mut self, key: &Key) -> Result<Made> {
         if key.tail == Tail::Logits && self.buffers.logits.is_none() {
             self.buffers.logits = Some(self.logits_buffer()?);
         }
@@ -485,7 +487,15 @@ impl Engine {
         ops::sample(r, logits, (rows.len / ROW) as u32, self.config.vocab, draw, views)
     }
 
-    pub(super) fn compile(&self, r: &Recorder<'_>) -> Result<Compiled> {
+    /// Whether every command is measured from now on. Recordings are made anew, rounds that were begun keep theirs.
+    pub(crate) fn set_profiling(&mut self, profiling: bool) {
+        if self.profiling != profiling {
+            self.profiling = profiling;
+            self.recordings.clear();
+        }
+    }
+
+    pub(super) fn compile(&self, r: &Recorder<'_>) -> Result<Made> {
         let options = CompileOptions {
             label_times: self.profiling,
             arena: Some(&self.arena),
@@ -493,6 +503,7 @@ impl Engine {
         };
         let compiled = self.device.compile(&r.recording, &options)?;
         self.device.save_pipelines();
-        Ok(compiled)
+        let work = if self.profiling { work::count(&r.recording, self.kv.layout()) } else { Vec::new() };
+        Ok(Made { compiled, work })
     }
 }

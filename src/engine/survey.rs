@@ -291,8 +291,8 @@ mod tests {
             caps.subgroup = subgroup;
             let uses = pipelines(&caps).unwrap();
             for row in vkllm_shaders::table::ROWS {
-                // The engine's kernels quantise what they write; this one serves tests of the others.
-                let alone = row.op == "quantize";
+                // The engine's kernels quantise what they write; that one serves tests of the others. Probes measure.
+                let alone = row.op == "quantize" || row.op.starts_with("probe_");
                 if alone || !(row.subgroup.0..=row.subgroup.1).contains(&subgroup) {
                     continue;
                 }

@@ -11,6 +11,7 @@ mod job;
 mod kv;
 mod linear;
 mod lookup;
+mod probes;
 mod random;
 mod rows;
 mod sampling;
@@ -153,6 +154,7 @@ pub fn cases(caps: &Caps) -> Vec<Case> {
     linear::list(&mut list);
     sampling::list(&mut list);
     verify::list(&mut list);
+    probes::list(&mut list);
     list.cases
 }
 

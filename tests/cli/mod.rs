@@ -1,5 +1,6 @@
 //! The program as a new user meets it: what it prints, what it says when something is wrong, and its exit codes.
 
+mod bench;
 mod chat;
 mod files;
 mod interrupt;

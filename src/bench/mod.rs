@@ -1,0 +1,14 @@
+//! Measurements: how fast a model runs, what the device could do at most, and where the time went. Nothing here prints; the
+//! command `vkllm bench` makes tables, files and pictures of it.
+
+mod attribution;
+mod ceilings;
+mod machine;
+mod samples;
+mod steps;
+
+pub use attribution::{Attribution, Bound, Part};
+pub use ceilings::{Ceilings, MemoryRates, Progress, ceilings};
+pub use machine::{Machine, Snapshot};
+pub use samples::{Comparison, Summary, UNSTEADY, Verdict, drift, percentile};
+pub use steps::{Kind, Runner, Sample, Test};
