@@ -15,6 +15,9 @@ const CASES: &str = "VKLLM_TEST_CASES";
 const OPS: &[&str] = &[
     "embed",
     "gather",
+    "route",
+    "group",
+    "experts_sum",
     "step_grid",
     "quantize",
     "norm",
@@ -118,6 +121,21 @@ fn quantize() {
 #[test]
 fn norm() {
     check_op("norm");
+}
+
+#[test]
+fn route() {
+    check_op("route");
+}
+
+#[test]
+fn group() {
+    check_op("group");
+}
+
+#[test]
+fn experts_sum() {
+    check_op("experts_sum");
 }
 
 #[test]

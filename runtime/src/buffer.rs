@@ -106,6 +106,11 @@ impl Buffer {
         }
     }
 
+    /// Whether both are handles to one buffer.
+    pub fn is(&self, other: &Buffer) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// A number that tells buffers apart while they live.
     pub(crate) fn key(&self) -> usize {
         Arc::as_ptr(&self.inner) as usize

@@ -6,6 +6,9 @@ void activations_unit(uint base, uint unit, uint row0, inout float sum[ROWS]) {
     Group g[FORMAT_GROUPS];
     format_unit(base, unit, g);
     [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+        if (linear_lacks(r)) {
+            break;
+        }
         uint at = linear_row(row0 + r) / 4u + unit * (FORMAT_GROUPS * 3u);
         [[unroll]] for (uint i = 0u; i < FORMAT_GROUPS; i++) {
             ivec4 a = ivec4(x4[at + i * 3u]);
@@ -52,6 +55,9 @@ void activations_unit(uint base, uint unit, uint row0, inout float sum[ROWS]) {
 #endif
     format_unit_decode(base, unit, FORMAT_UNIT, w);
     [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+        if (linear_lacks(r)) {
+            break;
+        }
         uint at = linear_row(row0 + r) + first;
         [[unroll]] for (uint e = 0u; e < FORMAT_UNIT; e += 4u) {
 #ifdef FORMAT_FLOAT

@@ -20,7 +20,10 @@ void main() {
     uint local = gl_SubgroupID * SG + gl_SubgroupInvocationID;
     uint index = gl_WorkGroupID.x * (WG / LANES) + local / LANES;
     uint lane = local % LANES;
-    uint row0 = gl_WorkGroupID.y * ROWS;
+    uint row0 = linear_begin();
+    if (linear_idle()) {
+        return;
+    }
     uint base = linear_base(index);
     uint units = linear_units();
     float sum[ROWS];

@@ -66,7 +66,10 @@ float strip_sum(float value) {
 void main() {
     uint lane = gl_SubgroupInvocationID;
     uint first = gl_WorkGroupID.x * (SG * OUTS);
-    uint row0 = gl_WorkGroupID.y * ROWS;
+    uint row0 = linear_begin();
+    if (linear_idle()) {
+        return;
+    }
     uint units = strip_units();
     uint outputs = min(push.n - first, SG * OUTS);
     float acc[OUTS][ROWS];

@@ -162,7 +162,10 @@ void multiply(uint column, uint line, uint first, inout float sum[OUTS][MICRO]) 
 
 void main() {
     uint output0 = gl_WorkGroupID.x * TILE;
-    uint row0 = gl_WorkGroupID.y * ROWS;
+    uint row0 = linear_begin();
+    if (linear_idle()) {
+        return;
+    }
     uint column = gl_LocalInvocationIndex % SIDE;
     uint line = gl_LocalInvocationIndex / SIDE;
     float sum[OUTS][MICRO];

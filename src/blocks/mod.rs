@@ -4,7 +4,7 @@ mod attention;
 mod ffn;
 
 pub use attention::{Attention, AttentionInputs, attention};
-pub use ffn::{Dense, FeedForward, Gate, feed_forward};
+pub use ffn::{Dense, Experts, FeedForward, Gate, feed_forward};
 
 use vkllm_runtime::View;
 

@@ -8,10 +8,12 @@ use vkllm_shaders::records::{Sampler, StepRow};
 
 use crate::cache::{BLOCK, KvLayout, KvPool, KvType};
 use crate::error::Result;
-use crate::models::{self, ARCHITECTURES, Config, Outputs, Parts, RopeScaling, StepViews, Window};
+use crate::models::{
+    self, ARCHITECTURES, Config, ExpertConfig, Outputs, Parts, RopeScaling, StepViews, Window,
+};
 use crate::ops::{
-    self, AcceptViews, Activations, Choice, Draw, HISTORY_RING, LinearArgs, Path, RECORD, Recorder, Rows,
-    SampleViews,
+    self, AcceptViews, Activations, Choice, Draw, HISTORY_RING, LinearArgs, Path, RECORD, Recorder, Router,
+    Rows, SampleViews,
 };
 use crate::tensor::Tensor;
 
@@ -201,6 +203,13 @@ fn config(architecture: &'static models::Architecture, head: u32) -> Config {
         embedding_scale: 1.0,
         residual_scale: 1.0,
         logit_scale: 1.0,
+        experts: architecture.experts.map(|(gating, normalise)| ExpertConfig {
+            router: Router { experts: 64, used: 8, gating, groups: (1, 1), normalise, scale: 1.0 },
+            ffn: WIDTH / 2,
+            shared_ffn: WIDTH / 2,
+            leading_dense: 1,
+        }),
+        head_norm: architecture.head_norm,
         fused_qkv: false,
         fused_gate: false,
         norm_eps: 1e-5,
@@ -264,7 +273,7 @@ fn parts(recording: &mut Recording, config: &Config) -> Result<Parts> {
         if !expected.is_required() && layer.is_some_and(|layer| layer % 2 == 1) {
             continue;
         }
-        let format = if expected.n == 1 { plain } else { matrix };
+        let format = if expected.n == 1 || expected.name.ends_with(".bias") { plain } else { matrix };
         let made = tensor(
             recording,
             &expected.name,

@@ -1,5 +1,6 @@
 //! The hyper-parameters of a model, read from its metadata and checked before anything is allocated.
 
+use super::experts::{self, ExpertConfig};
 use super::rope::{self, RopeScaling};
 use super::{ARCHITECTURES, Architecture, HeadNorm, Pairing, Scale};
 use crate::error::{Error, Result};
@@ -40,6 +41,9 @@ pub struct Config {
     pub embedding_scale: f32,
     pub residual_scale: f32,
     pub logit_scale: f32,
+    /// Mixtures of experts, in the layers behind the leading dense ones.
+    pub experts: Option<ExpertConfig>,
+    pub head_norm: HeadNorm,
     /// Queries, keys and values come from one matrix; so do gate and up.
     pub fused_qkv: bool,
     pub fused_gate: bool,
@@ -232,6 +236,11 @@ impl Config {
             embedding_scale: root * factor("embedding_scale")?,
             residual_scale: factor("residual_scale")?,
             logit_scale,
+            experts: experts::read(gguf, architecture, ffn)?,
+            head_norm: match architecture.head_norm {
+                _ if architecture.head_norm_optional && !any("attn_q_norm.weight") => HeadNorm::None,
+                stated => stated,
+            },
             fused_qkv: any("attn_qkv.weight"),
             fused_gate: architecture.gated && any("ffn_up.weight") && !any("ffn_gate.weight"),
             norm_eps: positive(&format!("attention.{norm_key}"), None)?,
@@ -253,6 +262,11 @@ impl Config {
         self.window.as_ref().is_some_and(|window| window.layers.get(layer as usize) == Some(&true))
     }
 
+    /// The mixture of a layer; `None` for a dense one.
+    pub fn experts_of(&self, layer: u32) -> Option<&ExpertConfig> {
+        self.experts.as_ref().filter(|experts| layer >= experts.leading_dense)
+    }
+
     /// Elements of the queries, keys and values of a row.
     pub fn projected(&self) -> (u32, u32, u32) {
         (self.heads * self.head, self.kv_heads * self.head, self.kv_heads * self.head_v)
@@ -260,7 +274,7 @@ impl Config {
 
     /// Whether queries and keys are normalised head by head.
     pub fn norms_heads(&self) -> bool {
-        matches!(self.architecture.head_norm, HeadNorm::Before | HeadNorm::After)
+        matches!(self.head_norm, HeadNorm::Before | HeadNorm::After)
     }
 }
 

@@ -58,7 +58,7 @@ pub fn record(
             shape: &sight.shape,
             eps: config.norm_eps,
             rope: config.has_rope(number).then(|| (&sight.rope, config.architecture.pairing.code())),
-            norm_after_rope: config.architecture.head_norm == HeadNorm::After,
+            norm_after_rope: config.head_norm == HeadNorm::After,
             query_scale: step.query_scale,
             scale: config.attention_scale,
             rows: step.rows,

@@ -1,10 +1,10 @@
 //! The tensors of a decoder: which it needs, their shapes, and the weights of each layer.
 
-use super::{Config, HeadNorm};
-use crate::blocks::{Attention, Dense, FeedForward, Gate, Projection};
+use super::{Config, ExpertConfig, HeadNorm};
+use crate::blocks::{Attention, Dense, Experts, FeedForward, Gate, Projection};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
-use crate::ops::Norm;
+use crate::ops::{Norm, Stack};
 use crate::tensor::Tensor;
 
 /// The weights of one layer.
@@ -60,9 +60,10 @@ impl Expected {
 pub fn expected(config: &Config) -> Vec<Expected> {
     use Presence::{Optional, Required};
     let mut all = Vec::new();
-    let mut add = |name: String, k: u32, n: u32, presence| {
-        all.push(Expected { name, k: u64::from(k), n: u64::from(n), count: 1, presence });
+    let mut stack = |name: String, k: u32, n: u32, count: u32, presence| {
+        all.push(Expected { name, k: k.into(), n: n.into(), count: count.into(), presence });
     };
+    let mut add = |name: String, k: u32, n: u32, presence| stack(name, k, n, 1, presence);
     let a = config.architecture;
     let (width, vocab) = (config.width, config.vocab);
     add("token_embd.weight".into(), width, vocab, Required);
@@ -74,7 +75,13 @@ pub fn expected(config: &Config) -> Vec<Expected> {
         add(format!("{name}.weight"), config.rot / 2, 1, Optional);
     }
     for layer in 0..config.layers {
-        let mut add = |name: &str, k, n, presence| add(format!("blk.{layer}.{name}"), k, n, presence);
+        let mut stack =
+            |name: &str, k, n, count, presence| stack(format!("blk.{layer}.{name}"), k, n, count, presence);
+        match config.experts_of(layer) {
+            Some(experts) => mixture(config, experts, &mut stack),
+            None => feed_forward(config, &mut |name, k, n, presence| stack(name, k, n, 1, presence)),
+        }
+        let mut add = |name: &str, k, n, presence| stack(name, k, n, 1, presence);
         if a.pre_norm {
             add("attn_norm.weight", width, 1, Required);
             add("attn_norm.bias", width, 1, Optional);
@@ -88,7 +95,6 @@ pub fn expected(config: &Config) -> Vec<Expected> {
             add(&format!("{}.weight", a.ffn_norm), width, 1, Required);
             add(&format!("{}.bias", a.ffn_norm), width, 1, Optional);
         }
-        feed_forward(config, &mut add);
     }
     all
 }
@@ -104,7 +110,7 @@ fn attention(config: &Config, add: &mut Add<'_>) {
         add(&format!("attn_{name}.weight"), config.width, *n, Required);
         add(&format!("attn_{name}.bias"), *n, 1, Optional);
     }
-    match config.architecture.head_norm {
+    match config.head_norm {
         HeadNorm::None => {}
         HeadNorm::Before | HeadNorm::After => {
             add("attn_q_norm.weight", config.head, 1, Required);
@@ -118,6 +124,27 @@ fn attention(config: &Config, add: &mut Add<'_>) {
     add("attn_sinks.weight", config.heads, 1, Optional);
     add("attn_output.weight", config.heads * config.head_v, config.width, Required);
     add("attn_output.bias", config.width, 1, Optional);
+}
+
+type AddStack<'a> = dyn FnMut(&str, u32, u32, u32, Presence) + 'a;
+
+fn mixture(config: &Config, experts: &ExpertConfig, add: &mut AddStack<'_>) {
+    use Presence::{Optional, Required};
+    let (width, ffn, count) = (config.width, experts.ffn, experts.router.experts);
+    add("ffn_gate_inp.weight", width, count, 1, Required);
+    add("ffn_gate_inp.bias", count, 1, 1, Optional);
+    add("exp_probs_b.bias", count, 1, 1, Optional);
+    for (name, k, n) in [("gate", width, ffn), ("up", width, ffn), ("down", ffn, width)] {
+        add(&format!("ffn_{name}_exps.weight"), k, n, count, Required);
+        add(&format!("ffn_{name}_exps.bias"), n, count, 1, Optional);
+    }
+    if experts.shared_ffn > 0 {
+        let ffn = experts.shared_ffn;
+        for (name, k, n) in [("gate", width, ffn), ("up", width, ffn), ("down", ffn, width)] {
+            add(&format!("ffn_{name}_shexp.weight"), k, n, 1, Required);
+        }
+        add("ffn_gate_inp_shexp.weight", width, 1, 1, Optional);
+    }
 }
 
 fn feed_forward(config: &Config, add: &mut Add<'_>) {
@@ -155,7 +182,7 @@ pub fn required_tensors<'a>(gguf: &'a Gguf, config: &Config) -> Result<Vec<&'a T
         if (0..info.dims.len().max(3)).any(|i| size(&info.dims, i) != size(&dims, i)) {
             return Err(refuse(format!("tensor {name} has the shape {:?}; allowed is {dims:?}", info.dims)));
         }
-        if n == 1 && info.ggml_type != F32 {
+        if (n == 1 || name.ends_with(".bias")) && info.ggml_type != F32 {
             let found = crate::gguf::type_name(info.ggml_type);
             return Err(refuse(format!("tensor {name} has type {found}; allowed is F32")));
         }
@@ -220,27 +247,56 @@ impl Finder<'_> {
         Ok(Attention {
             projections: names.iter().map(|name| self.projection(name)).collect::<Result<_>>()?,
             head_norms: norms(self.config.norms_heads())?,
-            whole_norms: norms(self.config.architecture.head_norm == HeadNorm::Whole)?,
+            whole_norms: norms(self.config.head_norm == HeadNorm::Whole)?,
             sinks: self.optional("attn_sinks.weight"),
             output: self.projection("attn_output")?,
         })
     }
 
-    fn feed_forward(&self) -> Result<FeedForward> {
+    fn stack(&self, name: &str) -> Result<Stack> {
+        let weight = self.required(&format!("{name}.weight"))?;
+        Ok(Stack { weight, bias: self.optional(&format!("{name}.bias")) })
+    }
+
+    fn experts(&self, config: &ExpertConfig) -> Result<Experts> {
+        let activation = self.config.architecture.activation;
+        let shared = || -> Result<(Dense, Option<Projection>)> {
+            let gate = Gate::Apart(self.projection("ffn_gate_shexp")?);
+            let (up, down) = (self.projection("ffn_up_shexp")?, self.projection("ffn_down_shexp")?);
+            let share =
+                self.optional("ffn_gate_inp_shexp.weight").map(|weight| Projection { weight, bias: None });
+            Ok((Dense { gate, up, down, activation }, share))
+        };
+        Ok(Experts {
+            router: config.router,
+            logits: self.projection("ffn_gate_inp")?,
+            bias: self.optional("exp_probs_b.bias"),
+            gate: self.stack("ffn_gate_exps")?,
+            up: self.stack("ffn_up_exps")?,
+            down: self.stack("ffn_down_exps")?,
+            activation,
+            shared: (config.shared_ffn > 0).then(shared).transpose()?,
+        })
+    }
+
+    fn feed_forward(&self, layer: u32) -> Result<FeedForward> {
+        if let Some(experts) = self.config.experts_of(layer) {
+            return Ok(FeedForward::Experts(Box::new(self.experts(experts)?)));
+        }
         let gate = match (self.config.architecture.gated, self.config.fused_gate) {
             (false, _) => Gate::None,
             (true, true) => Gate::Fused,
             (true, false) => Gate::Apart(self.projection("ffn_gate")?),
         };
-        Ok(FeedForward::Dense(Dense {
+        Ok(FeedForward::Dense(Box::new(Dense {
             gate,
             up: self.projection("ffn_up")?,
             down: self.projection("ffn_down")?,
             activation: self.config.architecture.activation,
-        }))
+        })))
     }
 
-    fn layer(&self) -> Result<Layer> {
+    fn layer(&self, layer: u32) -> Result<Layer> {
         let a = self.config.architecture;
         let norm = |wanted: bool, name: &str| wanted.then(|| self.norm(name)).transpose();
         Ok(Layer {
@@ -248,7 +304,7 @@ impl Finder<'_> {
             attention: self.attention()?,
             attn_post_norm: norm(a.post_norm, "post_attention_norm")?,
             ffn_norm: norm(a.pre_norm && !a.parallel, a.ffn_norm)?,
-            ffn: self.feed_forward()?,
+            ffn: self.feed_forward(layer)?,
             ffn_post_norm: norm(a.post_norm, "post_ffw_norm")?,
         })
     }
@@ -260,7 +316,7 @@ impl Parts {
     /// Errors: a tensor that was not loaded.
     pub fn new(config: &Config, get: &dyn Fn(&str) -> Option<Tensor>) -> Result<Self> {
         let finder = |prefix: String| Finder { config, prefix, get };
-        let layers = (0..config.layers).map(|layer| finder(format!("blk.{layer}.")).layer());
+        let layers = (0..config.layers).map(|layer| finder(format!("blk.{layer}.")).layer(layer));
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let top = finder(String::new());
         let embedding = top.required("token_embd.weight")?;

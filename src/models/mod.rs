@@ -2,12 +2,14 @@
 
 mod config;
 mod decoder;
+mod experts;
 mod layers;
 mod rope;
 mod table;
 
 pub use config::{Config, Window};
 pub use decoder::{Outputs, StepViews, record};
+pub use experts::ExpertConfig;
 pub use layers::{Layer, Parts, expected, required_tensors};
 pub use rope::{RopeScaling, query_scale, rope_factors, rope_table, table_bytes};
 pub use table::{ARCHITECTURES, Architecture, HeadNorm, Pairing, Scale};

@@ -1,6 +1,6 @@
 //! The table of architectures.
 
-use crate::ops::Activation;
+use crate::ops::{Activation, Gating};
 
 /// Which elements of a head RoPE rotates together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,11 @@ pub struct Architecture {
     /// Embeddings are multiplied by the root of the width.
     pub root_embedding: bool,
     pub logit_scale: Scale,
+    /// How experts are weighted where the file does not say, and whether their weights are divided by their sum; `None` for
+    /// an architecture without experts.
+    pub experts: Option<(Gating, bool)>,
+    /// Files without norms of heads exist.
+    pub head_norm_optional: bool,
     /// Of a model with so many layers, queries are scaled by width / heads instead of the size of a head.
     pub wide_queries: Option<u32>,
 }
@@ -96,20 +101,53 @@ const PLAIN: Architecture = Architecture {
     gated: true,
     root_embedding: false,
     logit_scale: Scale::Times,
+    experts: None,
+    head_norm_optional: false,
     wide_queries: None,
 };
 const HALVES: Architecture = Architecture { pairing: Pairing::Halves, ..PLAIN };
 const GEMMA: Architecture = Architecture { activation: Activation::Gelu, root_embedding: true, ..HALVES };
 const COHERE: Architecture = Architecture { layer_norm: true, parallel: true, ..PLAIN };
 
+/// Softmax over all experts, weights divided by their sum or not.
+const NORMALISED: Option<(Gating, bool)> = Some((Gating::Softmax, true));
+const PROBABILITIES: Option<(Gating, bool)> = Some((Gating::Softmax, false));
+
 /// All architectures.
 pub static ARCHITECTURES: &[Architecture] = &[
-    Architecture { name: "llama", ..PLAIN },
+    Architecture { name: "llama", experts: NORMALISED, ..PLAIN },
     Architecture { name: "mistral3", ..PLAIN },
     Architecture { name: "qwen2", ..HALVES },
     Architecture { name: "qwen2vl", ..HALVES },
     Architecture { name: "qwen3", head_norm: HeadNorm::Before, ..HALVES },
     Architecture { name: "qwen3vl", head_norm: HeadNorm::Before, ..HALVES },
+    Architecture { name: "qwen2moe", experts: PROBABILITIES, ..HALVES },
+    Architecture { name: "qwen3moe", head_norm: HeadNorm::Before, experts: NORMALISED, ..HALVES },
+    Architecture { name: "qwen3vlmoe", head_norm: HeadNorm::Before, experts: NORMALISED, ..HALVES },
+    Architecture { name: "olmoe", head_norm: HeadNorm::Whole, experts: PROBABILITIES, ..HALVES },
+    Architecture { name: "granitemoe", logit_scale: Scale::Divides, experts: NORMALISED, ..PLAIN },
+    Architecture { name: "phimoe", experts: NORMALISED, ..HALVES },
+    Architecture { name: "deepseek", experts: PROBABILITIES, ..PLAIN },
+    Architecture { name: "dots1", head_norm: HeadNorm::Before, experts: PROBABILITIES, ..HALVES },
+    Architecture { name: "bailingmoe2", head_norm: HeadNorm::Before, experts: PROBABILITIES, ..HALVES },
+    Architecture { name: "hunyuan-moe", head_norm: HeadNorm::After, experts: NORMALISED, ..HALVES },
+    Architecture { name: "minimax-m2", head_norm: HeadNorm::Whole, experts: NORMALISED, ..HALVES },
+    Architecture {
+        name: "glm4moe",
+        head_norm: HeadNorm::Before,
+        head_norm_optional: true,
+        ffn_norm: "post_attention_norm",
+        experts: PROBABILITIES,
+        ..HALVES
+    },
+    Architecture {
+        name: "gpt-oss",
+        ffn_norm: "post_attention_norm",
+        global_every: 2,
+        activation: Activation::ClampedSwiglu,
+        experts: Some((Gating::SoftmaxOfChosen, true)),
+        ..HALVES
+    },
     Architecture { name: "smollm3", no_rope_every: 4, ..PLAIN },
     Architecture { name: "ernie4_5", ..PLAIN },
     Architecture { name: "gemma", ..GEMMA },

@@ -4,6 +4,7 @@ use vkllm_runtime::{Grid, Need, View};
 use vkllm_shaders::ops;
 use vkllm_shaders::select::Candidate;
 
+use super::experts::Routing;
 use super::{Activations, Path, Recorder, Rows, Want};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -99,17 +100,9 @@ pub fn linear(
         let reasons = format!("{} has rows of {}, its input {}", weight.name, weight.k, x.width);
         return Err(Error::NoKernel { op: label.to_owned(), reasons });
     }
-    let axes = [("FORMAT", weight.format.name), ("ACT", if int8 { "q8" } else { "f32" })];
     let few = args.path.unwrap_or(r.path) == Path::Rows;
-    let class = match (few, int8) {
-        (true, true) => "int8",
-        (true, false) => "float",
-        (false, true) => "prefill-int8",
-        (false, false) => "prefill-float",
-    };
     let rows = if few { count.min(MAX_ROWS) } else { count };
-    let want = Want { axes: &axes, rows, class: Some(class) };
-    let candidate = r.select(label, ops::linear::CANDIDATES, want)?;
+    let candidate = kernel_of(r, label, weight, few, rows)?;
     let y = match args.into {
         Some(view) => view.clone(),
         None => r.floats(label, count, weight.n),
@@ -140,11 +133,168 @@ pub fn linear(
                 .map_or_else(|| input.clone(), |b| b.view.part(start, u64::from(window.count) * 4)),
             residual: args.residual.map_or_else(|| input.clone(), cut),
             y: cut(&y),
+            bias2: input.clone(),
+            tiles: input.clone(),
+            order: input.clone(),
         };
         let mut specs = tile.specs.clone();
         specs.push(("BIAS", u32::from(args.bias.is_some())));
         specs.push(("RESIDUAL", u32::from(args.residual.is_some())));
         let grid = [window.count.div_ceil(tile.outputs), count.div_ceil(tile.rows), 1];
+        r.append(label, candidate, specs, views.views(), &push, Grid::Fixed(grid))?;
+    }
+    Ok(y)
+}
+
+/// The kernel for so many rows of few or of a prompt.
+fn kernel_of(
+    r: &Recorder<'_>,
+    label: &str,
+    weight: &Tensor,
+    few: bool,
+    rows: u32,
+) -> Result<&'static Candidate> {
+    let int8 = takes_int8(r, weight);
+    let axes = [("FORMAT", weight.format.name), ("ACT", if int8 { "q8" } else { "f32" })];
+    let class = match (few, int8) {
+        (true, true) => "int8",
+        (true, false) => "float",
+        (false, true) => "prefill-int8",
+        (false, false) => "prefill-float",
+    };
+    r.select(label, ops::linear::CANDIDATES, Want { axes: &axes, rows, class: Some(class) })
+}
+
+/// A stack of matrices, one for each expert, and a bias for each of their outputs.
+#[derive(Clone, Debug)]
+pub struct Stack {
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+}
+
+/// Rows that one tile of assignments has in the kernel for a stack.
+pub(super) fn tile_rows(r: &Recorder<'_>, label: &str, weight: &Tensor) -> Result<u32> {
+    let few = r.path == Path::Rows;
+    let rows = if few { r.rows.min(MAX_ROWS) } else { r.rows };
+    Ok(tile_of(kernel_of(r, label, weight, few, rows)?, rows, r.caps.subgroup).rows)
+}
+
+/// Dispatches that multiply stacks of one shape: the view, its first expert and their number, and whether the second
+/// stack is in it as well, so many bytes behind the first.
+struct Piece {
+    stack: usize,
+    view: View,
+    first: u32,
+    count: u32,
+    second_bytes: Option<u32>,
+}
+
+fn pieces(stacks: &[&Stack], experts: u32, max_binding: u64) -> Vec<Piece> {
+    let most = max_binding.saturating_sub(256);
+    if let [first, second] = stacks
+        && let (Some(buffer), Some(other)) = (first.weight.view.buffer(), second.weight.view.buffer())
+        && buffer.is(other)
+        && second.weight.view.offset > first.weight.view.offset
+    {
+        let distance = second.weight.view.offset - first.weight.view.offset;
+        let span = distance + second.weight.view.len;
+        if span <= most {
+            let view = buffer.view(first.weight.view.offset, span);
+            return vec![Piece {
+                stack: 0,
+                view,
+                first: 0,
+                count: experts,
+                second_bytes: Some(distance as u32),
+            }];
+        }
+    }
+    let mut all = Vec::new();
+    for (stack, of) in stacks.iter().enumerate() {
+        let bytes = of.weight.view.len / u64::from(experts);
+        // Windows start where every vector load stays aligned.
+        let step = if bytes.is_multiple_of(16) { 1 } else { 16 };
+        let fit = (most / bytes.max(1)).min(u64::from(experts)) as u32;
+        let fit = if fit == experts { fit } else { (fit / step).max(1) * step };
+        let mut first = 0;
+        while first < experts {
+            let count = fit.min(experts - first);
+            let view = of.weight.view.part(u64::from(first) * bytes, u64::from(count) * bytes);
+            all.push(Piece { stack, view, first, count, second_bytes: None });
+            first += count;
+        }
+    }
+    all
+}
+
+/// The products of each assignment of a row to an expert with the expert's matrices of one or two stacks of one shape and
+/// format: [rows · used, stacks · n]. `slots` assignments share a row of `x`.
+///
+/// Errors: a shape that does not fit, no kernel for the format on this device.
+pub fn linear_experts(
+    r: &mut Recorder<'_>,
+    label: &str,
+    (x, slots): (&Rows, u32),
+    stacks: &[&Stack],
+    routing: &Routing,
+) -> Result<View> {
+    let weight = &stacks[0].weight;
+    let int8 = takes_int8(r, weight);
+    let (n, experts) = (weight.n / routing.experts, routing.experts);
+    let refuse = |reasons: String| Error::NoKernel { op: label.to_owned(), reasons };
+    let input = if int8 { &x.int8 } else { &x.float };
+    let input = input.as_ref().ok_or_else(|| refuse("its input form was not written".into()))?;
+    if x.width != weight.k {
+        return Err(refuse(format!("{} has rows of {}, its input {}", weight.name, weight.k, x.width)));
+    }
+    let few = r.path == Path::Rows;
+    let rows = if few { r.rows.min(MAX_ROWS) } else { r.rows };
+    let candidate = kernel_of(r, label, weight, few, rows)?;
+    let tile = tile_of(candidate, rows, r.caps.subgroup);
+    if tile.rows != routing.tile_rows {
+        return Err(refuse(format!(
+            "its tiles have {} rows, those of the router {}",
+            tile.rows, routing.tile_rows
+        )));
+    }
+    let width = n * stacks.len() as u32;
+    let y = r.floats(label, r.rows * routing.used, width);
+    for piece in pieces(stacks, experts, r.caps.max_binding) {
+        let push = ops::linear::Push {
+            k: weight.k,
+            n,
+            row_bytes: weight.row_bytes() as u32,
+            x_stride: if int8 { weight.k / 32 * 12 } else { weight.k },
+            y_stride: width,
+            scale: 1.0,
+            slots,
+            first_expert: piece.first,
+            expert_count: piece.count,
+            expert_bytes: (weight.row_bytes() * u64::from(n)) as u32,
+            second_bytes: piece.second_bytes.unwrap_or(0),
+            ..Default::default()
+        };
+        let bias_of = |stack: usize| {
+            let bias = stacks.get(stack).and_then(|stack| stack.bias.as_ref());
+            bias.map_or_else(|| input.clone(), |bias| bias.view.clone())
+        };
+        let skip = u64::from(n) * piece.stack as u64 * 4;
+        let views = ops::linear::Args {
+            weights: piece.view,
+            x: input.clone(),
+            bias: bias_of(piece.stack),
+            residual: input.clone(),
+            y: y.part(skip, y.len - skip),
+            bias2: bias_of(1),
+            tiles: routing.tiles.clone(),
+            order: routing.order.clone(),
+        };
+        let mut specs = tile.specs.clone();
+        specs.push(("BIAS", u32::from(stacks[0].bias.is_some())));
+        specs.push(("RESIDUAL", 0));
+        specs.push(("EXPERTS", 1));
+        let stacks_at_once = 1 + u32::from(piece.second_bytes.is_some());
+        let grid = [n.div_ceil(tile.outputs), routing.tile_count, stacks_at_once];
         r.append(label, candidate, specs, views.views(), &push, Grid::Fixed(grid))?;
     }
     Ok(y)

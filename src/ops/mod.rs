@@ -1,13 +1,15 @@
 //! One function per operation: it checks shapes, chooses a kernel and appends a dispatch to the recording.
 
 mod attention;
+mod experts;
 mod linear;
 mod rows;
 mod sample;
 mod verify;
 
 pub use attention::{AttentionShape, AttentionTile, HeadNorms, HeadsArgs, attention, attention_tiles, heads};
-pub use linear::{LinearArgs, linear, takes_int8};
+pub use experts::{Gating, Router, SharedExpert, experts_sum, route};
+pub use linear::{LinearArgs, Stack, linear, linear_experts, takes_int8};
 pub use rows::{Activation, Norm, embed, forms_of_rows, gather, glu, norm, norm_add, soft_cap};
 pub use sample::{Choice, Draw, HISTORY_RING, SampleViews, note_history, sample};
 pub use verify::{AcceptViews, RECORD, accept, verify_rows};

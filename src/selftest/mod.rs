@@ -6,6 +6,7 @@
 
 mod attention;
 pub mod compare;
+mod experts;
 mod heads;
 mod job;
 mod kv;
@@ -149,6 +150,7 @@ pub fn cases(caps: &Caps) -> Vec<Case> {
     lookup::list(&mut list);
     rows::list(&mut list);
     heads::list(&mut list);
+    experts::list(&mut list);
     attention::list(&mut list);
     kv::list(&mut list);
     linear::list(&mut list);

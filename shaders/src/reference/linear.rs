@@ -21,9 +21,12 @@ fn activations(x: Words<'_>, at: usize, k: usize, q8: bool) -> Vec<f64> {
     (0..k).map(value).collect()
 }
 
-/// y = (W·x + bias) · scale + residual.
+/// y = (W·x + bias) · scale + residual; with `EXPERTS` y = W·x + bias for each assignment of a row to an expert's matrix.
 pub fn linear(call: &Call<'_>) {
     let push = call.push::<Push>();
+    if call.spec("EXPERTS") == Some(1) {
+        return experts(call, &push);
+    }
     let name = call.kernel.axis("FORMAT");
     let format = by_name(name).unwrap_or_else(|| panic!("{} has no weight format {name}", call.kernel.name));
     let q8 = call.kernel.axis("ACT") == "q8";
@@ -45,6 +48,42 @@ pub fn linear(call: &Call<'_>) {
                 sum += f64::from(call.arg("residual").f32(row * push.residual_stride as usize + output));
             }
             y.set_f32(row * push.y_stride as usize + output, sum as f32);
+        }
+    }
+}
+
+/// Tile by tile, and stack by stack where there are two.
+fn experts(call: &Call<'_>, push: &Push) {
+    let Some(format) = by_name(call.kernel.axis("FORMAT")) else { return };
+    let q8 = call.kernel.axis("ACT") == "q8";
+    let (k, n) = (push.k as usize, push.n as usize);
+    let (tiles, order, y) = (call.arg("tiles"), call.arg("order"), call.arg("y"));
+    let mut decoded = vec![0.0f32; k];
+    for tile in 0..call.grid[1] as usize {
+        let [expert, first, count] = [0, 1, 2].map(|word| tiles.u32(tile * 4 + word) as usize);
+        let place = (expert as u32).wrapping_sub(push.first_expert);
+        if place >= push.expert_count {
+            continue;
+        }
+        let assignments: Vec<usize> = (first..first + count).map(|at| order.u32(at) as usize).collect();
+        let x: Vec<Vec<f64>> = assignments
+            .iter()
+            .map(|a| activations(call.arg("x"), a / push.slots as usize * push.x_stride as usize, k, q8))
+            .collect();
+        for stack in 0..call.grid[2] as usize {
+            for output in 0..n {
+                let base = stack * push.second_bytes as usize + place as usize * push.expert_bytes as usize;
+                let at = base + output * push.row_bytes as usize;
+                format.decode_row(&call.arg("weights").bytes(at, push.row_bytes as usize), &mut decoded);
+                for (a, x) in assignments.iter().zip(&x) {
+                    let mut sum: f64 = decoded.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum();
+                    if call.spec("BIAS") == Some(1) {
+                        let bias = call.arg(if stack == 0 { "bias" } else { "bias2" });
+                        sum += f64::from(bias.f32(expert * n + output));
+                    }
+                    y.set_f32(a * push.y_stride as usize + stack * n + output, sum as f32);
+                }
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn list(list: &mut List<'_>, subject: Subject) {
 }
 
 /// Largest activations for which no partial sum can lose a bit, found from the data itself; 0 where there is none.
-fn exact_amplitude(w: &[f32], k: usize) -> i32 {
+pub(super) fn exact_amplitude(w: &[f32], k: usize) -> i32 {
     let lowest = |value: &f32| {
         let bits = value.to_bits();
         let (exponent, mantissa) = ((bits >> 23 & 255) as i32, bits & 0x7f_ffff | 0x80_0000);

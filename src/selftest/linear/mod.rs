@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod exact;
+mod experts;
 mod properties;
 mod rows;
 
@@ -21,6 +22,7 @@ const NAN: u32 = 0x7fc0_0001;
 pub(super) fn list(list: &mut List<'_>) {
     for subject in subjects(list) {
         exact::list(list, subject);
+        experts::list(list, subject);
         accuracy::list(list, subject);
         properties::list(list, subject);
     }
@@ -178,6 +180,7 @@ impl Product {
             Some(bias) => job.floats("bias", &bias[..self.n]),
             None => job.same("bias", "x"),
         };
+        let job = job.same("bias2", "x").same("tiles", "x").same("order", "x");
         let size = (self.rows + 1) * stride;
         match &self.residual {
             Some(residual) if self.in_place => job.floats("y", &residual[..size]).same("residual", "y"),
