@@ -37,6 +37,8 @@ pub enum Error {
     Argument { what: String, found: String, allowed: String },
     #[error("the draft model does not fit the target: {reason}")]
     Draft { reason: String },
+    #[error("{path}: {reason}")]
+    Snapshot { path: PathBuf, reason: String },
     #[error("no kernel does {op} here: {reasons}")]
     NoKernel { op: String, reasons: String },
 }

@@ -54,7 +54,12 @@ pub use error::{Error, Result};
 pub use models::{ARCHITECTURES, Config};
 pub use ops::Activations;
 pub use sample::SamplerOptions;
-pub use session::{Event, Finish, GenerateOptions, Generation, Session, Source, SpecOptions, Stats, Token};
+#[cfg(feature = "stream")]
+pub use session::EventStream;
+pub use session::{
+    CancelToken, Event, Finish, GenerateOptions, Generation, Session, Snapshot, Source, SpecOptions, Stats,
+    Token,
+};
 pub use vkllm_runtime::{
     Caps, Device, DeviceInfo, DeviceKind, DeviceOptions, Executable, Inspector, Kernel, Need, Selector,
     Simulated, Validation,

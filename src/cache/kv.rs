@@ -143,6 +143,8 @@ impl KvLayout {
 pub struct KvPool {
     layout: KvLayout,
     layers: Vec<(Buffer, Buffer)>,
+    /// Which layers keep rings.
+    near: Vec<bool>,
     free: BTreeSet<u32>,
 }
 
@@ -193,7 +195,8 @@ impl KvPool {
                 Ok((keys, values))
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(KvPool { layout, layers, free: (0..blocks as u32).collect() })
+        let near = (0..layout.layers).map(is_near).collect();
+        Ok(KvPool { layout, layers, near, free: (0..blocks as u32).collect() })
     }
 
     pub fn layout(&self) -> &KvLayout {
@@ -204,6 +207,23 @@ impl KvPool {
     pub fn layer(&self, layer: u32) -> (View, View) {
         let (keys, values) = &self.layers[layer as usize];
         (keys.whole(), values.whole())
+    }
+
+    /// Where a session's keys and values lie: buffer, offset and bytes, layer by layer. `blocks` are those of the layers
+    /// without rings.
+    pub fn parts(&self, slot: u32, blocks: &[u32]) -> Vec<(&Buffer, u64, u64)> {
+        let mut parts = Vec::new();
+        for ((keys, values), near) in self.layers.iter().zip(&self.near) {
+            for (buffer, block) in [(keys, self.layout.key_block()), (values, self.layout.value_block())] {
+                if *near {
+                    let ring = u64::from(self.layout.ring) * block;
+                    parts.push((buffer, u64::from(slot) * ring, ring));
+                } else {
+                    parts.extend(blocks.iter().map(|&at| (buffer, u64::from(at) * block, block)));
+                }
+            }
+        }
+        parts
     }
 
     /// Takes a free block, the lowest there is.

@@ -1,6 +1,6 @@
 //! What an answer consists of: what the model thought, and what it says.
 
-use crate::text::Vocabulary;
+use crate::text::{Vocabulary, may_begin};
 
 /// What a piece of an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Reply {
                     self.trim = true;
                 }
                 _ => {
-                    let most = if wanted { partial(&self.held, tags) } else { 0 };
+                    let most = if wanted { may_begin(&self.held, tags) } else { 0 };
                     let mut sure = self.held.len() - most;
                     if self.part == Part::Reasoning {
                         sure = self.held[..sure].trim_end_matches(['\n', '\r']).len();
@@ -125,11 +125,4 @@ impl Reply {
         self.give(&held, &mut out);
         out
     }
-}
-
-/// Bytes at the end of a text with which one of the tags could begin.
-fn partial<'a>(text: &str, tags: impl Iterator<Item = &'a str>) -> usize {
-    let longest =
-        |tag: &str| (1..tag.len()).rev().find(|&n| tag.is_char_boundary(n) && text.ends_with(&tag[..n]));
-    tags.filter_map(longest).max().unwrap_or(0)
 }

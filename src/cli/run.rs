@@ -106,6 +106,8 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
             Finish::End => "end",
             Finish::Length => "length",
             Finish::Context => "context",
+            Finish::Stop => "stop",
+            Finish::Cancelled => "cancelled",
         });
         let object = serde_json::json!({
             "prompt_tokens": ids,

@@ -3,6 +3,7 @@
 mod plan;
 mod recordings;
 mod round;
+mod state;
 mod step;
 mod survey;
 #[cfg(test)]
@@ -94,6 +95,7 @@ struct Inner {
     report: LoadReport,
     context: u32,
     bytes_per_token: u64,
+    fingerprint: u64,
     engine: Mutex<Engine>,
 }
 
@@ -255,6 +257,7 @@ impl Model {
                 report,
                 context,
                 bytes_per_token,
+                fingerprint: fingerprint(&file.gguf),
                 engine: Mutex::new(engine),
             }),
         })
@@ -292,6 +295,12 @@ impl Model {
         self.engine().profile.clone()
     }
 
+    /// A number that tells model files apart: of their metadata, their tensors' names and shapes, and samples of their
+    /// weights. No protection against somebody who wants two files to look the same.
+    pub fn fingerprint(&self) -> u64 {
+        self.inner.fingerprint
+    }
+
     /// True for handles to one loaded model.
     pub(crate) fn is(&self, other: &Model) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
@@ -318,6 +327,23 @@ impl Model {
     pub(crate) fn engine(&self) -> MutexGuard<'_, Engine> {
         self.inner.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// FNV-1a, 64 bits.
+pub(crate) fn hash(bytes: &[u8], seed: u64) -> u64 {
+    bytes.iter().fold(seed, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// Where [`hash`] begins.
+pub(crate) const HASH_SEED: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn fingerprint(gguf: &Gguf) -> u64 {
+    let head = gguf.bytes().len().min(gguf.data_offset() as usize);
+    let seed = hash(&gguf.bytes()[..head], hash(&gguf.file_len().to_le_bytes(), HASH_SEED));
+    gguf.tensors().iter().fold(seed, |seed, tensor| {
+        let bytes = gguf.tensor_bytes(tensor);
+        hash(&bytes[..bytes.len().min(64)], seed)
+    })
 }
 
 /// Fills the weights while other threads compile the pipelines of the steps.

@@ -18,6 +18,8 @@ pub enum Tail {
     None,
     /// They are copied to the host.
     Logits,
+    /// Those of the last row are copied to the host.
+    LastLogits,
     /// A token is drawn on the device.
     Sample(Draw),
 }

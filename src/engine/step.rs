@@ -62,7 +62,7 @@ pub struct StepTimes {
 }
 
 /// Memory that steps read and write.
-struct Buffers {
+pub(super) struct Buffers {
     /// One cursor per slot.
     cursors: View,
     /// Rows of a batch.
@@ -75,28 +75,30 @@ struct Buffers {
     ring_table: View,
     samplers: View,
     /// Ring of recent tokens of each slot.
-    history: View,
+    pub(super) history: View,
     results: Buffer,
     logits: Option<Buffer>,
+    /// Logits of one row.
+    last_logits: Option<Buffer>,
 }
 
 /// A conversation's place: its blocks in the pool.
 #[derive(Default)]
-struct Slot {
+pub(super) struct Slot {
     taken: bool,
-    blocks: Vec<u32>,
+    pub(super) blocks: Vec<u32>,
 }
 
 /// A model ready to step.
 pub struct Engine {
     device: Device,
-    config: Config,
+    pub(super) config: Config,
     parts: Parts,
-    kv: KvPool,
+    pub(super) kv: KvPool,
     rope: Buffer,
     query_scale: Option<Buffer>,
-    buffers: Buffers,
-    slots: Vec<Slot>,
+    pub(super) buffers: Buffers,
+    pub(super) slots: Vec<Slot>,
     recordings: Recordings,
     arena: Arena,
     context: u32,
@@ -156,6 +158,7 @@ impl Engine {
                 history,
                 results,
                 logits: None,
+                last_logits: None,
             },
             slots: (0..slots).map(|_| Slot::default()).collect(),
             recordings: Recordings::default(),
@@ -339,10 +342,12 @@ impl Engine {
         let outputs = match tail {
             Tail::None => Outputs::None,
             Tail::Logits => Outputs::All,
-            Tail::Sample(_) => Outputs::Chosen(1),
+            Tail::Sample(_) | Tail::LastLogits => Outputs::Chosen(1),
         };
+        if outputs == Outputs::Chosen(1) {
+            self.write(&self.buffers.outputs, 0, &count.saturating_sub(1).to_le_bytes())?;
+        }
         if let (Tail::Sample(_), Some(&last)) = (tail, tokens.last()) {
-            self.write(&self.buffers.outputs, 0, &(count - 1).to_le_bytes())?;
             self.set_cursor(slot, last, start + count - 1)?;
         }
         let target = if matches!(tail, Tail::Sample(_)) { slot } else { 0 };
@@ -386,6 +391,15 @@ impl Engine {
         Ok(values)
     }
 
+    /// Logits of the last step's last row, after a step with [`Tail::LastLogits`].
+    pub(crate) fn last_logits(&self) -> Result<Vec<f32>> {
+        let mut values = vec![0f32; self.config.vocab as usize];
+        if let Some(buffer) = &self.buffers.last_logits {
+            buffer.read(0, bytemuck::cast_slice_mut(&mut values))?;
+        }
+        Ok(values)
+    }
+
     fn run(&mut self, key: Key, seen: Seen, began: Instant) -> Result<()> {
         let index = match self.recordings.position(&key) {
             Some(index) => index,
@@ -413,6 +427,10 @@ impl Engine {
         if key.tail == Tail::Logits && self.buffers.logits.is_none() {
             self.buffers.logits = Some(self.logits_buffer()?);
         }
+        if key.tail == Tail::LastLogits && self.buffers.last_logits.is_none() {
+            let bytes = u64::from(self.config.vocab) * 4;
+            self.buffers.last_logits = Some(self.device.buffer("last logits", bytes, Usage::Readback)?);
+        }
         let r = self.step(key)?;
         self.compile(&r)
     }
@@ -432,6 +450,11 @@ impl Engine {
                 if let Some(buffer) = &self.buffers.logits {
                     let target = buffer.view(0, logits.len);
                     r.recording.copy("logits", logits, target)?;
+                }
+            }
+            (Tail::LastLogits, Some(logits)) => {
+                if let Some(buffer) = &self.buffers.last_logits {
+                    r.recording.copy("last logits", logits, buffer.whole())?;
                 }
             }
             (Tail::Sample(draw), Some(logits)) => {

@@ -95,6 +95,16 @@ impl SamplerOptions {
         Ok(self)
     }
 
+    /// The token that these options choose among logits for `position`, as the device does it but for the penalties: the
+    /// same token, for the same logits. With its logarithm of the probability at temperature 1; `None` when no logit is a
+    /// number. What a sampler of one's own excludes is set to negative infinity before.
+    ///
+    /// Errors: as [`SamplerOptions::check`].
+    pub fn choose(&self, logits: &[f32], position: u32) -> Result<Option<(u32, f32)>> {
+        let record = self.record(0)?;
+        Ok(vkllm_shaders::reference::sample::choose(bytemuck::cast_slice(logits), &record, position))
+    }
+
     /// The record the shaders read. The session's ring of tokens begins at word `history` of the history buffer.
     ///
     /// Errors: as [`SamplerOptions::check`].

@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 
-use super::Session;
+use super::{CancelToken, Session};
 use crate::engine::Drawn;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::speculate::{Method, Round};
-use crate::text::StreamDecoder;
+use crate::text::{StreamDecoder, may_begin};
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Finish {
     /// The model ended the text.
     End,
@@ -17,6 +18,10 @@ pub enum Finish {
     Length,
     /// The context is full.
     Context,
+    /// One of the texts at which to stop was there, or the caller's sampler chose to.
+    Stop,
+    /// A [`CancelToken`] was cancelled.
+    Cancelled,
 }
 
 /// Where a token was seen first. The target drew every token itself, drafted or not.
@@ -68,6 +73,9 @@ impl Default for GenerateOptions {
     }
 }
 
+/// Chooses a token from logits, which it may change, for a position. `None` ends the generation.
+type Choose<'a> = Box<dyn FnMut(&mut [f32], u32) -> Option<u32> + Send + 'a>;
+
 /// A running generation.
 pub struct Generation<'a> {
     session: &'a mut Session,
@@ -77,6 +85,13 @@ pub struct Generation<'a> {
     generated: usize,
     /// Tokens that a round committed and that were not handed out yet. Dropped, they never were.
     pending: VecDeque<(Result<Drawn>, Source)>,
+    cancel: CancelToken,
+    choose: Option<Choose<'a>>,
+    stops: Vec<String>,
+    /// Text that may be the begin of a text at which to stop.
+    held: String,
+    /// Set when the next event is the end.
+    ends: Option<Finish>,
     done: bool,
 }
 
@@ -89,27 +104,100 @@ impl<'a> Generation<'a> {
             decoder: StreamDecoder::new(),
             generated: 0,
             pending: VecDeque::new(),
+            cancel: CancelToken::new(),
+            choose: None,
+            stops: Vec::new(),
+            held: String::new(),
+            ends: None,
             done: false,
         }
     }
 
+    /// Ends when the token is cancelled, from any thread, between two steps of the prompt or of the answer. What was
+    /// handed out stays in the session.
+    #[must_use]
+    pub fn cancelled_by(mut self, cancel: &CancelToken) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
+    /// Ends before the first of these texts, which is left out of the text. Text that may be the begin of one is held back.
+    #[must_use]
+    pub fn stop_at<S: Into<String>>(mut self, texts: impl IntoIterator<Item = S>) -> Self {
+        self.stops = texts.into_iter().map(Into::into).filter(|text: &String| !text.is_empty()).collect();
+        self
+    }
+
     fn finish(&mut self, finish: Finish) -> Event {
         self.done = true;
-        Event::Done { finish, text: self.decoder.finish() }
+        let held = std::mem::take(&mut self.held);
+        Event::Done { finish, text: held + &self.decoder.finish() }
+    }
+
+    /// Holds text back that may be the begin of a text at which to stop.
+    fn pass(&mut self, text: String) -> String {
+        if self.stops.is_empty() {
+            return text;
+        }
+        self.held.push_str(&text);
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop)).min() {
+            self.held.truncate(at);
+            self.ends = Some(Finish::Stop);
+            return std::mem::take(&mut self.held);
+        }
+        let may = may_begin(&self.held, self.stops.iter().map(String::as_str));
+        let sure = self.held.len() - may;
+        self.held.drain(..sure).collect()
+    }
+
+    /// Lets the caller choose from logits; `None` ends.
+    fn chosen(&mut self) -> Result<Option<Drawn>> {
+        let prompt = std::mem::take(&mut self.prompt);
+        let Some(mut logits) = self.session.logits_of(&prompt, &self.cancel)? else {
+            self.ends = Some(Finish::Cancelled);
+            return Ok(None);
+        };
+        let position = self.session.tokens.len() as u32;
+        let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mass: f64 = logits.iter().map(|&l| f64::from(l - top).exp()).filter(|e| !e.is_nan()).sum();
+        let raw = logits.clone();
+        let Some(token) = self.choose.as_mut().and_then(|choose| choose(&mut logits, position)) else {
+            self.ends = Some(Finish::Stop);
+            return Ok(None);
+        };
+        let Some(&logit) = raw.get(token as usize) else {
+            return Err(Error::NoSuchToken { found: token, allowed: raw.len() as u32 });
+        };
+        let logprob = (f64::from(logit - top) - mass.ln()) as f32;
+        Ok(Some(Drawn { token, logprob, position }))
     }
 
     fn step(&mut self) -> Result<Event> {
+        if let Some(finish) = self.ends {
+            return Ok(self.finish(finish));
+        }
+        if self.cancel.is_cancelled() {
+            return Ok(self.finish(Finish::Cancelled));
+        }
         let left = self.options.max_tokens.map_or(usize::MAX, |most| most.saturating_sub(self.generated));
         if left == 0 {
             return Ok(self.finish(Finish::Length));
         }
         let (drawn, source) = if let Some((drawn, source)) = self.pending.pop_front() {
             (drawn?, source)
+        } else if self.generated > 0 && self.session.tokens.len() > self.session.model.context() as usize {
+            return Ok(self.finish(Finish::Context));
+        } else if self.choose.is_some() {
+            match self.chosen()? {
+                Some(drawn) => (drawn, Source::Target),
+                None => return self.step(),
+            }
         } else if self.generated == 0 {
             let prompt = std::mem::take(&mut self.prompt);
-            (self.session.prefill(&prompt)?, Source::Target)
-        } else if self.session.tokens.len() > self.session.model.context() as usize {
-            return Ok(self.finish(Finish::Context));
+            match self.session.prefill(&prompt, &self.cancel)? {
+                Some(drawn) => (drawn, Source::Target),
+                None => return Ok(self.finish(Finish::Cancelled)),
+            }
         } else if self.session.speculation.is_some() {
             let round = self.session.round(left, &mut self.pending)?;
             return Ok(Event::Round(round));
@@ -127,7 +215,27 @@ impl<'a> Generation<'a> {
         self.session.stats.generated += 1;
         self.session.tokens.push(drawn.token);
         let text = vocabulary.map_or_else(String::new, |v| self.decoder.push(v, drawn.token));
+        let text = self.pass(text);
         Ok(Event::Token(Token { id: drawn.token, text, logprob: drawn.logprob, source }))
+    }
+}
+
+impl Session {
+    /// As [`Session::generate`], with a sampler of one's own: `choose` gets the logits, `[vocab]`, and the position of the
+    /// token it chooses; `None` ends the text. It may exclude tokens and leave the rest to
+    /// [`crate::SamplerOptions::choose`]. All logits come to the host and nobody drafts.
+    ///
+    /// Errors: as [`Session::generate`]; a token that does not exist ends the generation with an error.
+    pub fn generate_with<'a>(
+        &'a mut self,
+        prompt: &[u32],
+        options: GenerateOptions,
+        choose: impl FnMut(&mut [f32], u32) -> Option<u32> + Send + 'a,
+    ) -> Result<Generation<'a>> {
+        self.begin(prompt)?;
+        let mut generation = Generation::new(self, prompt, options);
+        generation.choose = Some(Box::new(choose));
+        Ok(generation)
     }
 }
 

@@ -1,12 +1,20 @@
 //! One conversation with a model: its tokens, its place in the cache, and the text that comes out.
 
+mod cancel;
 mod generation;
+mod snapshot;
 mod speculation;
+#[cfg(feature = "stream")]
+mod stream;
 
 use std::time::{Duration, Instant};
 
+pub use cancel::CancelToken;
 pub use generation::{Event, Finish, GenerateOptions, Generation, Source, Token};
+pub use snapshot::Snapshot;
 pub use speculation::SpecOptions;
+#[cfg(feature = "stream")]
+pub use stream::EventStream;
 
 use crate::engine::{Drawn, MOST_ROWS, Model, Tail};
 use crate::error::{Error, Result};
@@ -42,6 +50,8 @@ pub struct Session {
     tokens: Vec<u32>,
     /// Positions whose keys and values are in the cache; the token drawn last is not among them.
     computed: usize,
+    /// Positions that were computed since all began anew, drafts included.
+    reached: usize,
     sampler: SamplerOptions,
     stats: Stats,
     speculation: Option<Speculation>,
@@ -70,6 +80,7 @@ impl Session {
             slot,
             tokens: Vec::new(),
             computed: 0,
+            reached: 0,
             sampler,
             stats: Stats::default(),
             speculation: None,
@@ -93,14 +104,24 @@ impl Session {
     /// Forgets the conversation. What was recorded and learnt of speeds and drafters stays, so that the next one is faster
     /// to begin than in a new session; its text is the same.
     pub fn clear(&mut self) {
-        self.tokens.clear();
-        self.computed = 0;
+        self.rewind(0);
     }
 
-    /// Forgets all tokens but the first `tokens`. What was computed for those is kept.
+    /// Forgets all tokens but the first `tokens`. What was computed for those is kept; where a model with a window no longer
+    /// has it, it is computed again with the next prompt.
     pub fn rewind(&mut self, tokens: usize) {
+        if tokens >= self.tokens.len() {
+            return;
+        }
+        self.reached = self.reached.max(self.computed + MOST_ROWS as usize);
         self.tokens.truncate(tokens);
-        self.computed = self.computed.min(self.tokens.len());
+        self.computed = self.computed.min(tokens);
+        if !self.model.engine().keeps(self.computed as u32, self.reached as u32) {
+            self.computed = 0;
+        }
+        if self.computed == 0 {
+            self.reached = 0;
+        }
     }
 
     fn check(&self, tokens: &[u32]) -> Result<()> {
@@ -172,6 +193,11 @@ impl Session {
     ///
     /// Errors: an empty prompt, tokens the vocabulary does not have, a prompt longer than the context has room for.
     pub fn generate(&mut self, prompt: &[u32], options: GenerateOptions) -> Result<Generation<'_>> {
+        self.begin(prompt)?;
+        Ok(Generation::new(self, prompt, options))
+    }
+
+    fn begin(&mut self, prompt: &[u32]) -> Result<()> {
         if prompt.is_empty() {
             return Err(Error::Argument {
                 what: "the number of prompt tokens".into(),
@@ -183,27 +209,71 @@ impl Session {
         if let Some(speculation) = &mut self.speculation {
             speculation.begin(&self.tokens, prompt);
         }
-        Ok(Generation::new(self, prompt, options))
+        Ok(())
     }
 
-    /// Computes the prompt and draws the first token.
-    fn prefill(&mut self, prompt: &[u32]) -> Result<Drawn> {
+    /// Computes the prompt and draws the first token; `None` when it was cancelled, which leaves what was computed.
+    fn prefill(&mut self, prompt: &[u32], cancel: &CancelToken) -> Result<Option<Drawn>> {
         let began = Instant::now();
-        let (path, size) = self.path(prompt.len());
         let tail = Tail::Sample(self.draw());
-        let model = self.model.clone();
-        let mut engine = model.engine();
-        self.tokens.extend_from_slice(prompt);
-        while self.computed < self.tokens.len() {
-            let end = self.tokens.len().min(self.computed + size);
-            let tail = if end == self.tokens.len() { tail } else { Tail::None };
-            engine.tokens(self.slot, &self.tokens[self.computed..end], self.computed as u32, path, tail)?;
-            self.computed = end;
+        if self.advance(prompt, tail, cancel)?.is_none() {
+            return Ok(None);
         }
-        let drawn = engine.drawn(self.slot)?;
+        let drawn = self.model.engine().drawn(self.slot)?;
         self.stats.prompt_tokens += prompt.len() as u64;
         self.stats.prompt_time += began.elapsed();
-        Ok(drawn)
+        Ok(Some(drawn))
+    }
+
+    /// Appends tokens and computes all that is not; the last row gets `tail`, and its logits come back if that wants them.
+    /// `None` when it was cancelled.
+    fn advance(&mut self, tokens: &[u32], tail: Tail, cancel: &CancelToken) -> Result<Option<Vec<f32>>> {
+        let lost = self.tokens.len() - self.computed > 1;
+        let (path, size) = self.path(tokens.len() + if lost { self.tokens.len() - self.computed } else { 0 });
+        let model = self.model.clone();
+        self.tokens.extend_from_slice(tokens);
+        let mut logits = Vec::new();
+        while self.computed < self.tokens.len() {
+            if cancel.is_cancelled() {
+                self.tokens.truncate(self.computed);
+                return Ok(None);
+            }
+            let end = self.tokens.len().min(self.computed + size);
+            let tail = if end == self.tokens.len() { tail } else { Tail::None };
+            let chunk = &self.tokens[self.computed..end];
+            // Other sessions get their turn between steps.
+            let mut engine = model.engine();
+            engine.tokens(self.slot, chunk, self.computed as u32, path, tail)?;
+            self.computed = end;
+            if tail == Tail::LastLogits {
+                logits = engine.last_logits()?;
+            }
+        }
+        Ok(Some(logits))
+    }
+
+    /// As [`Session::prefill`] and [`Session::decode`], but the logits come back and somebody else chooses. `tokens` is the
+    /// prompt, or empty to compute the token drawn last.
+    fn logits_of(&mut self, tokens: &[u32], cancel: &CancelToken) -> Result<Option<Vec<f32>>> {
+        let began = Instant::now();
+        if tokens.is_empty() {
+            let position = self.tokens.len() - 1;
+            let mut engine = self.model.engine();
+            engine.tokens(
+                self.slot,
+                &self.tokens[position..],
+                position as u32,
+                Path::Rows,
+                Tail::LastLogits,
+            )?;
+            let logits = engine.last_logits()?;
+            self.stats.decode_time += began.elapsed();
+            return Ok(Some(logits));
+        }
+        let logits = self.advance(tokens, Tail::LastLogits, cancel)?;
+        self.stats.prompt_tokens += tokens.len() as u64;
+        self.stats.prompt_time += began.elapsed();
+        Ok(logits)
     }
 
     /// Computes the token drawn last and draws the next.

@@ -16,4 +16,5 @@ pub use error::TextError;
 pub use pre::pre_tokenizer_names;
 pub use spans::Span;
 pub use stream::StreamDecoder;
+pub(crate) use stream::may_begin;
 pub use vocabulary::{EncodeOptions, TokenKind, Vocabulary, VocabularyKind, VocabularySource};

@@ -83,3 +83,10 @@ impl StreamDecoder {
         text
     }
 }
+
+/// Bytes at the end of `text` with which one of `words` could begin.
+pub(crate) fn may_begin<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> usize {
+    let longest =
+        |word: &str| (1..word.len()).rev().find(|&n| word.is_char_boundary(n) && text.ends_with(&word[..n]));
+    words.filter_map(longest).max().unwrap_or(0)
+}

@@ -4,6 +4,7 @@ mod bits;
 mod families;
 mod golden;
 mod kv;
+mod library;
 mod loading;
 mod planning;
 mod simulated;

@@ -1,0 +1,258 @@
+//! A conversation outside of its session: forked, restored, written to a file and read again.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::Session;
+use crate::engine::{HASH_SEED, Model, hash};
+use crate::error::{Error, Result};
+use crate::sample::SamplerOptions;
+
+const MAGIC: &[u8; 8] = b"vkllmSNP";
+const VERSION: u32 = 1;
+/// Magic, version, fingerprint, and the lengths of layout, tokens, computed and state.
+const HEAD: usize = 8 + 4 + 8 + 4 + 8 + 8 + 8;
+
+/// A conversation: its tokens and what was computed for them.
+#[derive(Clone, PartialEq)]
+pub struct Snapshot {
+    fingerprint: u64,
+    /// What the bytes of the state mean.
+    layout: String,
+    tokens: Vec<u32>,
+    computed: usize,
+    state: Vec<u8>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bytes = self.state.len();
+        f.debug_struct("Snapshot").field("tokens", &self.tokens.len()).field("bytes", &bytes).finish()
+    }
+}
+
+impl Snapshot {
+    /// The conversation's tokens.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut out =
+            Vec::with_capacity(HEAD + self.layout.len() + self.tokens.len() * 4 + self.state.len() + 8);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&self.fingerprint.to_le_bytes());
+        out.extend_from_slice(&(self.layout.len() as u32).to_le_bytes());
+        for count in [self.tokens.len(), self.computed, self.state.len()] {
+            out.extend_from_slice(&(count as u64).to_le_bytes());
+        }
+        out.extend_from_slice(self.layout.as_bytes());
+        out.extend(self.tokens.iter().flat_map(|token| token.to_le_bytes()));
+        out.extend_from_slice(&self.state);
+        let sum = hash(&out, HASH_SEED);
+        out.extend_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let word =
+            |at: usize| -> Option<u64> { Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?)) };
+        let half =
+            |at: usize| -> Option<u32> { Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?)) };
+        if bytes.get(..8) != Some(MAGIC) {
+            return Err("it is no snapshot of vkllm".into());
+        }
+        match half(8) {
+            Some(VERSION) => {}
+            found => {
+                return Err(format!("its version is {}; allowed is {VERSION}", found.unwrap_or_default()));
+            }
+        }
+        let cut = || format!("it has {} bytes and ends too early", bytes.len());
+        let fingerprint = word(12).ok_or_else(cut)?;
+        let layout = half(20).ok_or_else(cut)? as usize;
+        let count = |at: usize| word(at).and_then(|count| usize::try_from(count).ok()).ok_or_else(cut);
+        let (tokens, computed, state) = (count(24)?, count(32)?, count(40)?);
+        let length = tokens
+            .checked_mul(4)
+            .and_then(|t| t.checked_add(layout)?.checked_add(state)?.checked_add(HEAD + 8));
+        if length != Some(bytes.len()) {
+            let wanted = length.map_or("more".into(), |length| length.to_string());
+            return Err(format!("it has {} bytes, its header says {wanted}", bytes.len()));
+        }
+        let (body, sum) = bytes.split_at(bytes.len() - 8);
+        if sum != hash(body, HASH_SEED).to_le_bytes() {
+            return Err("its checksum does not match: it was damaged".into());
+        }
+        if computed > tokens {
+            return Err(format!("{computed} positions were computed of {tokens} tokens"));
+        }
+        let (text, rest) = body[HEAD..].split_at(layout);
+        let (ids, state) = rest.split_at(tokens * 4);
+        Ok(Snapshot {
+            fingerprint,
+            layout: String::from_utf8(text.to_vec()).map_err(|_| "its layout is no text".to_owned())?,
+            tokens: ids.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect(),
+            computed,
+            state: state.to_vec(),
+        })
+    }
+
+    /// Writes a file. Whatever happens meanwhile, the file is afterwards the old one or the new one, whole.
+    ///
+    /// Errors: [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let failed = |what, source| Error::Io { path: path.to_owned(), what, source };
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let name =
+            path.file_name().ok_or_else(|| failed("it names no file", io::ErrorKind::InvalidInput.into()))?;
+        let mut part = name.to_owned();
+        part.push(format!(".{}.part", std::process::id()));
+        let part = folder.join(part);
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&part)?;
+            file.write_all(&self.bytes())?;
+            file.sync_all()?;
+            fs::rename(&part, path)?;
+            // The new name is on the disk when the folder is. Not every system opens folders.
+            File::open(folder).map_or(Ok(()), |folder| folder.sync_all().or(Ok(())))
+        };
+        write().map_err(|source| {
+            let _ = fs::remove_file(&part);
+            failed("the snapshot cannot be written", source)
+        })
+    }
+
+    /// Reads a file.
+    ///
+    /// Errors: [`Error::Io`], [`Error::Snapshot`] for a file that is damaged, of another version or none.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(|source| Error::Io {
+            path: path.to_owned(),
+            what: "the snapshot cannot be read",
+            source,
+        })?;
+        Snapshot::parse(&bytes).map_err(|reason| Error::Snapshot { path: path.to_owned(), reason })
+    }
+}
+
+impl Session {
+    /// The conversation as it is, apart from the session. A generation from it is bit for bit what the session's own would
+    /// be, on the same device with the same options.
+    ///
+    /// Errors: the device's.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let engine = self.model.engine();
+        Ok(Snapshot {
+            fingerprint: self.model.fingerprint(),
+            layout: engine.state_layout(),
+            tokens: self.tokens.clone(),
+            computed: self.computed,
+            state: engine.save(self.slot, self.computed as u32)?,
+        })
+    }
+
+    /// Makes this session's conversation that of a snapshot. Sampler and drafters stay this session's; a draft model computes
+    /// its own part again.
+    ///
+    /// Errors: [`Error::Argument`] for a snapshot of another model, cache or context. The session is then empty or as it was.
+    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let differs = |what: &str, found: String, allowed: String| Error::Argument {
+            what: what.into(),
+            found,
+            allowed,
+        };
+        let (ours, theirs) = (self.model.fingerprint(), snapshot.fingerprint);
+        if ours != theirs {
+            return Err(differs(
+                "the snapshot's model",
+                format!("{theirs:016x}"),
+                format!("{ours:016x}, this one"),
+            ));
+        }
+        let layout = self.model.engine().state_layout();
+        if layout != snapshot.layout {
+            return Err(differs("the snapshot's cache", snapshot.layout.clone(), layout));
+        }
+        let room = self.model.context() as usize;
+        if snapshot.tokens.len() > room + 1 {
+            return Err(Error::PromptTooLong { found: snapshot.tokens.len(), allowed: room });
+        }
+        let vocab = self.model.config().vocab;
+        if let Some(&found) = snapshot.tokens.iter().find(|&&token| token >= vocab) {
+            return Err(Error::NoSuchToken { found, allowed: vocab });
+        }
+        self.clear();
+        let computed = snapshot.computed as u32;
+        self.model.engine().load(self.slot, &snapshot.tokens, computed, &snapshot.state)?;
+        self.tokens = snapshot.tokens.clone();
+        self.computed = snapshot.computed;
+        Ok(())
+    }
+
+    /// Another session of the same model that goes on from here, with a sampler of its own. It does not draft until it is
+    /// told to. Sessions that share a long beginning compute it once.
+    ///
+    /// Errors: no free place in the model, sampler options out of range.
+    pub fn fork(&self, sampler: SamplerOptions) -> Result<Session> {
+        let mut other = Session::new(&self.model, sampler)?;
+        other.restore(&self.snapshot()?)?;
+        Ok(other)
+    }
+}
+
+/// Handles are shared between threads, sessions move between them.
+const _: () = {
+    const fn shared<T: Clone + Send + Sync>() {}
+    const fn moved<T: Send>() {}
+    shared::<Model>();
+    shared::<super::CancelToken>();
+    moved::<Session>();
+    moved::<Snapshot>();
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            fingerprint: 7,
+            layout: "a layout".into(),
+            tokens: vec![1, 2, 3],
+            computed: 2,
+            state: vec![9; 40],
+        }
+    }
+
+    #[test]
+    fn damage_is_seen() {
+        let bytes = snapshot().bytes();
+        assert_eq!(Snapshot::parse(&bytes), Ok(snapshot()));
+        for cut in 0..bytes.len() {
+            assert!(Snapshot::parse(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        for at in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[at / 8] ^= 1 << (at % 8);
+            assert!(Snapshot::parse(&damaged).is_err(), "bit {at}");
+        }
+    }
+
+    #[test]
+    fn files_are_replaced_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chat.snapshot");
+        fs::write(&path, "something old").unwrap();
+        assert!(Snapshot::read(&path).unwrap_err().to_string().ends_with("it is no snapshot of vkllm"));
+        snapshot().write(&path).unwrap();
+        assert_eq!(Snapshot::read(&path).unwrap(), snapshot());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left over");
+        assert!(snapshot().write(&folder.path().join("no/such/folder")).is_err());
+    }
+}
