@@ -15,6 +15,7 @@ const CASES: &str = "VKLLM_TEST_CASES";
 const OPS: &[&str] = &[
     "embed",
     "gather",
+    "join",
     "route",
     "group",
     "experts_sum",
@@ -121,6 +122,11 @@ fn quantize() {
 #[test]
 fn norm() {
     check_op("norm");
+}
+
+#[test]
+fn join() {
+    check_op("join");
 }
 
 #[test]

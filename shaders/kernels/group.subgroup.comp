@@ -10,6 +10,8 @@ layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint WG = 64u;
 layout(constant_id = 1) const uint SG = 64u;
 layout(constant_id = 2) const uint EXPERTS = 128u;
+// 1: assignment a is to expert a % EXPERTS, as rows are to heads.
+layout(constant_id = 3) const uint ROUND = 0u;
 
 #define SUMS_SHUFFLE
 #include "lanes.glsl"
@@ -31,13 +33,17 @@ layout(push_constant) uniform Push {
 // Assignments of each expert, then the place of its next one.
 shared uint place[EXPERTS];
 
+uint expert_of(uint a) {
+    return ROUND == 1u ? a % EXPERTS : min(ids[push.ids_at + a], EXPERTS - 1u);
+}
+
 void main() {
     uint lane = gl_SubgroupInvocationID;
     [[dont_unroll]] for (uint e = lane; e < EXPERTS; e += SG) {
         place[e] = 0u;
     }
     [[dont_unroll]] for (uint a = 0u; a < push.count; a++) {
-        uint expert = min(ids[push.ids_at + a], EXPERTS - 1u);
+        uint expert = expert_of(a);
         if (lane == expert % SG) {
             place[expert]++;
         }
@@ -68,7 +74,7 @@ void main() {
         tiles[(push.tiles_at >> 2u) + t] = uvec4(0u);
     }
     [[dont_unroll]] for (uint a = 0u; a < push.count; a++) {
-        uint expert = min(ids[push.ids_at + a], EXPERTS - 1u);
+        uint expert = expert_of(a);
         if (lane == expert % SG) {
             order[push.order_at + place[expert]] = a;
             place[expert]++;

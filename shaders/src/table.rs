@@ -123,6 +123,7 @@ pub const ROWS: &[Row] = &[
     one("route", "route.subgroup.comp"),
     one("group", "group.subgroup.comp"),
     one("experts_sum", "experts_sum.map.comp"),
+    one("join", "join.map.comp"),
     one("gather", "gather.copy.wgsl"),
     one("step_grid", "step_grid.max.wgsl"),
     sums("argmax", "argmax.slices.comp", ARITHMETIC, 10),

@@ -3,15 +3,16 @@
 use vkllm_runtime::View;
 
 use super::{Onto, Projection, forms_for, forms_of};
-use crate::error::Result;
-use crate::ops::{self, AttentionShape, AttentionTile, Forms, HeadNorms, HeadsArgs, Norm, Recorder, Rows};
+use crate::error::{Error, Result};
+use crate::ops::{
+    self, AttentionShape, AttentionTile, Forms, HeadNorms, HeadsArgs, Norm, Recorder, Routing, Rows, Stack,
+};
 use crate::tensor::Tensor;
 
 /// Weights of a layer's attention.
 #[derive(Clone, Debug)]
 pub struct Attention {
-    /// Queries, keys and values: three matrices, or one.
-    pub projections: Vec<Projection>,
+    pub source: Source,
     /// Norms of each head of queries and keys.
     pub head_norms: Option<(Tensor, Tensor)>,
     /// Norms of all heads of a row together.
@@ -19,6 +20,29 @@ pub struct Attention {
     /// A score per head that has no value.
     pub sinks: Option<Tensor>,
     pub output: Projection,
+}
+
+/// Where queries, keys and values come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Three matrices, or one.
+    Heads(Vec<Projection>),
+    Latent(Box<Latent>),
+}
+
+/// Multi-head latent attention (DeepSeek-V2): all heads share one key, a latent beside a rotated part, and its latent is
+/// their value. Matrices of each head take queries to the latent space and values out of it.
+#[derive(Clone, Debug)]
+pub struct Latent {
+    /// To a narrower space and its norm, where there are any.
+    pub narrow: Option<(Projection, Norm)>,
+    /// Queries: of each head the part for the latent, then the rotated one.
+    pub q: Projection,
+    /// The latent, then the rotated part of the key.
+    pub kv: Projection,
+    pub kv_norm: Norm,
+    pub k_b: Stack,
+    pub v_b: Stack,
 }
 
 /// What attention needs besides weights and rows.
@@ -37,34 +61,96 @@ pub struct AttentionInputs<'a> {
     pub tiles: &'a [AttentionTile],
     /// Keys and values of this layer.
     pub cache: (&'a View, &'a View),
+    /// The rows' heads, where heads have matrices of their own.
+    pub heads: Option<&'a Routing>,
+}
+
+impl Latent {
+    fn entry(&self) -> &Projection {
+        self.narrow.as_ref().map_or(&self.q, |(narrow, _)| narrow)
+    }
+
+    fn bytes(&self) -> u64 {
+        let narrow = self.narrow.as_ref().map_or(0, |(narrow, _)| narrow.weight.view.len);
+        let stacks = self.k_b.weight.view.len + self.v_b.weight.view.len;
+        narrow + stacks + self.q.weight.view.len + self.kv.weight.view.len
+    }
+
+    /// Queries and the key with the rotated part first, and the value.
+    fn project(
+        &self,
+        r: &mut Recorder<'_>,
+        shape: &AttentionShape,
+        h: &Rows,
+        routing: &Routing,
+    ) -> Result<[(View, u32); 3]> {
+        let (rank, rot, heads) = (shape.layout.head_v, shape.rot, shape.heads);
+        let float = Forms { float: true, int8: false };
+        let q = match &self.narrow {
+            None => self.q.of(r, "attn_q", h)?,
+            Some((narrow, norm)) => {
+                let low = narrow.of(r, "attn_q_a", h)?;
+                let forms = forms_of(r, &self.q.weight);
+                let low = ops::norm(r, "attn_q_a_norm", (&low, narrow.weight.n), r.rows, norm, forms)?;
+                self.q.of(r, "attn_q_b", &low)?
+            }
+        };
+        let size = self.q.weight.n / heads;
+        let plain = u64::from(size - rot) * 4;
+        let absorbed = ops::linear_heads(r, "attn_k_b", (&q, size), &self.k_b, routing)?;
+        let rotated = q.part(plain, q.len - plain);
+        let queries =
+            ops::join(r, "attn_q_join", (&rotated, rot, size), (&absorbed, rank, rank), r.rows * heads)?;
+        let kv = self.kv.of(r, "attn_kv_a", h)?;
+        let latent = ops::norm(r, "attn_kv_a_norm", (&kv, rank + rot), r.rows, &self.kv_norm, float)?;
+        let latent = latent.float.unwrap_or_else(|| kv.clone());
+        let behind = u64::from(rank) * 4;
+        let rotated = kv.part(behind, kv.len - behind);
+        let keys = ops::join(r, "attn_k_join", (&rotated, rot, rank + rot), (&latent, rank, rank), r.rows)?;
+        Ok([(queries, heads * (rank + rot)), (keys, rank + rot), (latent, rank)])
+    }
 }
 
 impl Attention {
     /// The forms in which attention wants its input.
     pub fn forms(&self, r: &Recorder<'_>) -> Forms {
-        forms_for(r, self.projections.iter().map(|projection| &projection.weight))
+        match &self.source {
+            Source::Heads(projections) => forms_for(r, projections.iter().map(|p| &p.weight)),
+            Source::Latent(latent) => forms_for(r, [&latent.entry().weight, &latent.kv.weight]),
+        }
     }
 
     /// Bytes of the matrices that one row reads.
     pub fn bytes(&self) -> u64 {
-        let projections = self.projections.iter().map(|projection| projection.weight.view.len);
-        projections.sum::<u64>() + self.output.weight.view.len
+        let source = match &self.source {
+            Source::Heads(projections) => projections.iter().map(|p| p.weight.view.len).sum(),
+            Source::Latent(latent) => latent.bytes(),
+        };
+        source + self.output.weight.view.len
     }
 
     /// Queries, keys and values of the rows, each with the elements from one row to the next.
     fn project(
         &self,
         r: &mut Recorder<'_>,
-        shape: &AttentionShape,
         h: &Rows,
-        eps: f32,
+        inputs: &AttentionInputs<'_>,
     ) -> Result<[(View, u32); 3]> {
+        let (shape, eps) = (inputs.shape, inputs.eps);
+        let projections = match (&self.source, inputs.heads) {
+            (Source::Heads(projections), _) => projections,
+            (Source::Latent(latent), Some(routing)) => return latent.project(r, shape, h, routing),
+            (Source::Latent(_), None) => {
+                let reasons = "the rows' heads were not sorted".to_owned();
+                return Err(Error::NoKernel { op: "attn_k_b".to_owned(), reasons });
+            }
+        };
         let (q, k, v) = (
             shape.heads * shape.layout.head,
             shape.layout.kv_heads * shape.layout.head,
             shape.layout.kv_heads * shape.layout.head_v,
         );
-        let mut parts = match &self.projections[..] {
+        let mut parts = match &projections[..] {
             [queries, keys, values] => [
                 (queries.of(r, "attn_q", h)?, q),
                 (keys.of(r, "attn_k", h)?, k),
@@ -99,7 +185,7 @@ pub fn attention(
     inputs: &AttentionInputs<'_>,
     onto: &Onto<'_>,
 ) -> Result<()> {
-    let [q, k, v] = w.project(r, inputs.shape, h, inputs.eps)?;
+    let [q, k, v] = w.project(r, h, inputs)?;
     let heads = HeadsArgs {
         q: (&q.0, q.1),
         k: (&k.0, k.1),
@@ -118,9 +204,19 @@ pub fn attention(
     };
     ops::heads(r, inputs.shape, &heads)?;
     let step = (inputs.rows, inputs.block_table, inputs.tiles);
-    let forms = forms_of(r, &w.output.weight);
+    let output_forms = forms_of(r, &w.output.weight);
+    let latent = match (&w.source, inputs.heads) {
+        (Source::Latent(latent), Some(routing)) => Some((latent, routing)),
+        _ => None,
+    };
+    let forms = if latent.is_some() { Forms { float: true, int8: false } } else { output_forms };
     let queries = (&q.0, q.1);
-    let attended =
+    let mut attended =
         ops::attention(r, inputs.shape, queries, step, inputs.cache, inputs.scale, w.sinks.as_ref(), forms)?;
+    if let (Some((latent, routing)), Some(values)) = (latent, &attended.float) {
+        let rank = inputs.shape.layout.head_v;
+        let values = ops::linear_heads(r, "attn_v_b", (values, rank), &latent.v_b, routing)?;
+        attended = ops::forms_of_rows(r, "attn_v", &values, w.output.weight.k, output_forms)?;
+    }
     onto.add(r, "attn_output", &attended, &w.output)
 }

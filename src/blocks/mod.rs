@@ -3,7 +3,7 @@
 mod attention;
 mod ffn;
 
-pub use attention::{Attention, AttentionInputs, attention};
+pub use attention::{Attention, AttentionInputs, Latent, Source, attention};
 pub use ffn::{Dense, Experts, FeedForward, Gate, feed_forward};
 
 use vkllm_runtime::View;

@@ -72,6 +72,8 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), Failure> {
 /// A plan and the device it is for.
 struct Planned {
     plan: Plan,
+    /// What the model has beyond the plain decoder.
+    features: Vec<String>,
     device: Device,
     /// The largest context that fits, when the device was asked.
     largest: Option<u32>,
@@ -88,7 +90,7 @@ fn planned(args: &InspectArgs) -> Result<Planned, Failure> {
     let options = load::options(&args.common, &file, &device)?;
     let plan = file.plan(device.caps(), &options)?;
     let largest = args.plan.then(|| file.largest_context(&device, &options)).transpose().unwrap_or(None);
-    Ok(Planned { plan, device, largest })
+    Ok(Planned { plan, features: file.config.features(), device, largest })
 }
 
 impl Planned {
@@ -99,13 +101,17 @@ impl Planned {
             "weights": p.weights, "kv": p.kv, "k_type": p.k_type.name(), "v_type": p.v_type.name(),
             "tables": p.tables, "scratch": p.scratch, "output": p.output, "total": p.total(),
             "taken": p.taken, "room": Plan::room(&self.device), "largest_context": self.largest,
-            "load_mode": p.mode.name(), "load_why": p.why,
+            "active": p.active, "features": self.features, "load_mode": p.mode.name(), "load_why": p.why,
         })
     }
 
     fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         let p = &self.plan;
         let mb = |bytes: u64| bytes as f64 / 1e6;
+        if !self.features.is_empty() {
+            writeln!(out, "features: {}", self.features.join("; "))?;
+        }
+        writeln!(out, "weights read per token: {:.1} of {:.1} MB", mb(p.active), mb(p.weights))?;
         writeln!(
             out,
             "memory plan for {} tokens: {:.1} MB = weights {:.1} + cache {:.1} (keys {}, values {}) + tables {:.1} \

@@ -19,6 +19,8 @@ pub struct Plan {
     /// How they will be loaded, and why so.
     pub mode: LoadMode,
     pub why: String,
+    /// Bytes of weights that one decoded token reads: of mixtures, the experts of one row.
+    pub active: u64,
     /// Keys and values, and their types.
     pub kv: u64,
     pub k_type: KvType,
@@ -38,6 +40,7 @@ impl Plan {
     pub fn and(&self, other: &Plan) -> Plan {
         Plan {
             weights: self.weights.saturating_add(other.weights),
+            active: self.active.saturating_add(other.active),
             kv: self.kv.saturating_add(other.kv),
             tables: self.tables.saturating_add(other.tables),
             scratch: self.scratch.saturating_add(other.scratch),
@@ -121,6 +124,7 @@ impl Draft {
         let scale = scales.map(|bytes| planner.buffer("query scale", bytes, Usage::Constant)).transpose()?;
         let after_tables = counted();
         let parts = Parts::new(config, &|name| placed.weights.get(name).cloned())?;
+        let active = parts.bytes_per_token();
         let engine = Engine::new(
             &planner,
             config.clone(),
@@ -139,6 +143,7 @@ impl Draft {
         let plan = Plan {
             context,
             weights: wanted.iter().map(|info| info.bytes).sum(),
+            active,
             mode: placed.mode,
             why: placed.why,
             kv: after_kv,

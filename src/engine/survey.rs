@@ -9,7 +9,7 @@ use vkllm_shaders::records::{Sampler, StepRow};
 use crate::cache::{BLOCK, KvLayout, KvPool, KvType};
 use crate::error::Result;
 use crate::models::{
-    self, ARCHITECTURES, Config, ExpertConfig, Outputs, Parts, RopeScaling, StepViews, Window,
+    self, ARCHITECTURES, Config, ExpertConfig, LatentConfig, Outputs, Parts, RopeScaling, StepViews, Window,
 };
 use crate::ops::{
     self, AcceptViews, Activations, Choice, Draw, HISTORY_RING, LinearArgs, Path, RECORD, Recorder, Router,
@@ -176,6 +176,7 @@ fn sampling(found: &mut Found<'_>, rows: u32, path: Path, choice: Choice) -> Res
 /// A model of an architecture, deep enough for each kind of its layers.
 fn config(architecture: &'static models::Architecture, head: u32) -> Config {
     let layers = architecture.no_rope_every.max(architecture.global_every).max(2);
+    let rot = if architecture.latent { 32 } else { head };
     let window = (architecture.global_every > 0).then(|| Window {
         keys: BLOCK,
         layers: (1..=layers).map(|layer| !layer.is_multiple_of(architecture.global_every)).collect(),
@@ -187,10 +188,10 @@ fn config(architecture: &'static models::Architecture, head: u32) -> Config {
         width: WIDTH,
         ffn: 2 * WIDTH,
         heads: WIDTH / head,
-        kv_heads: WIDTH / head / 4,
-        head,
+        kv_heads: if architecture.latent { 1 } else { WIDTH / head / 4 },
+        head: if architecture.latent { head + rot } else { head },
         head_v: head,
-        rot: head,
+        rot,
         rope_base: 1e4,
         scaling: RopeScaling::None,
         rope_magnitude: 1.0,
@@ -210,6 +211,8 @@ fn config(architecture: &'static models::Architecture, head: u32) -> Config {
             leading_dense: 1,
         }),
         head_norm: architecture.head_norm,
+        // The matrices of heads are of a type with blocks of 256.
+        latent: architecture.latent.then_some(LatentConfig { q_rank: 256, key: 256 + rot, value: 64 }),
         fused_qkv: false,
         fused_gate: false,
         norm_eps: 1e-5,
@@ -273,7 +276,9 @@ fn parts(recording: &mut Recording, config: &Config) -> Result<Parts> {
         if !expected.is_required() && layer.is_some_and(|layer| layer % 2 == 1) {
             continue;
         }
-        let format = if expected.n == 1 || expected.name.ends_with(".bias") { plain } else { matrix };
+        let whole_blocks = expected.k.is_multiple_of(matrix.block as u64);
+        let vector = expected.n == 1 || expected.name.ends_with(".bias");
+        let format = if vector || !whole_blocks { plain } else { matrix };
         let made = tensor(
             recording,
             &expected.name,

@@ -44,6 +44,7 @@ pub struct Config {
     /// Mixtures of experts, in the layers behind the leading dense ones.
     pub experts: Option<ExpertConfig>,
     pub head_norm: HeadNorm,
+    pub latent: Option<LatentConfig>,
     /// Queries, keys and values come from one matrix; so do gate and up.
     pub fused_qkv: bool,
     pub fused_gate: bool,
@@ -53,6 +54,16 @@ pub struct Config {
     pub context: u32,
     /// Queries are multiplied by 1 + scale·ln(⌊position / original⌋ + 1): (scale, original).
     pub query_scale: Option<(f64, f64)>,
+}
+
+/// Sizes of attention in latent space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatentConfig {
+    /// Width between the two matrices of queries; 0 where there is one.
+    pub q_rank: u32,
+    /// Elements of a head's query, the rotated ones included, and of its value, outside of the latent space.
+    pub key: u32,
+    pub value: u32,
 }
 
 /// Layers that see the last keys alone.
@@ -68,6 +79,7 @@ pub struct Window {
 const MAX_LAYERS: u32 = 1024;
 const MAX_WIDTH: u32 = 1 << 20;
 const MAX_HEAD: u32 = 256;
+const MAX_LATENT: u32 = 1024;
 
 impl Config {
     /// Reads and checks the metadata.
@@ -122,7 +134,7 @@ impl Config {
                     )));
                 }
             };
-            within(suffix, value, 8, MAX_HEAD)?;
+            within(suffix, value, 8, if architecture.latent { MAX_LATENT } else { MAX_HEAD })?;
             if value % 8 != 0 {
                 return Err(refuse(format!("{} is {value}; allowed are multiples of 8", key(suffix))));
             }
@@ -173,13 +185,44 @@ impl Config {
             (_, None, Some(base)) => Some(base),
             _ => (architecture.window_unscaled && stretched).then_some(rope_base),
         };
+        let latent = if architecture.latent {
+            let rank = required("attention.kv_lora_rank", MAX_LATENT)?;
+            if kv_heads != 1 || head_v != rank || head != rank + rot {
+                return Err(refuse(format!(
+                    "{} has {kv_heads} key heads of {head} elements with values of {head_v}; allowed is one of rank \
+                     {rank} and {rot} rotated elements with values of the rank (matrices attn_k_b and attn_v_b)",
+                    architecture.name
+                )));
+            }
+            let key_size = required("attention.key_length_mla", MAX_LATENT)?;
+            let key_size = within("attention.key_length_mla", key_size, rot + 4, MAX_LATENT)?;
+            let value = required("attention.value_length_mla", MAX_LATENT)?;
+            let q_rank = meta.u32(&key("attention.q_lora_rank"))?.unwrap_or(0);
+            let q_rank = within("attention.q_lora_rank", q_rank, 0, MAX_WIDTH)?;
+            for (suffix, size) in [("key_length_mla", key_size), ("value_length_mla", value)] {
+                if size % 4 != 0 {
+                    let name = key(&format!("attention.{suffix}"));
+                    return Err(refuse(format!("{name} is {size}; allowed are multiples of 4")));
+                }
+            }
+            Some(LatentConfig { q_rank, key: key_size, value })
+        } else {
+            None
+        };
+        // Of a stretched context, scores have the square of the magnitude that cancels on cos and sin.
+        let sharpened = match (&scaling, meta.f32(&key("rope.scaling.yarn_log_multiplier"))?, &latent) {
+            (RopeScaling::Yarn { factor, .. }, Some(multiplier), Some(_)) => {
+                (1.0 + f64::from(multiplier) * factor.ln()).powi(2) as f32
+            }
+            _ => 1.0,
+        };
         let per_query = match architecture.wide_queries {
             Some(n) if n == layers => width / heads,
-            _ => head,
+            _ => latent.map_or(head, |latent| latent.key),
         };
         let attention_scale = match factor("attention.scale")? {
             1.0 if meta.f32(&key("attention.scale"))?.is_none_or(|scale| scale == 0.0) => {
-                1.0 / (per_query as f32).sqrt()
+                sharpened / (per_query as f32).sqrt()
             }
             stated => stated,
         };
@@ -236,6 +279,7 @@ impl Config {
             embedding_scale: root * factor("embedding_scale")?,
             residual_scale: factor("residual_scale")?,
             logit_scale,
+            latent,
             experts: experts::read(gguf, architecture, ffn)?,
             head_norm: match architecture.head_norm {
                 _ if architecture.head_norm_optional && !any("attn_q_norm.weight") => HeadNorm::None,

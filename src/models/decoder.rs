@@ -3,7 +3,7 @@
 use vkllm_runtime::View;
 
 use super::{Config, HeadNorm, Layer, Parts};
-use crate::blocks::{self, AttentionInputs, Onto};
+use crate::blocks::{self, AttentionInputs, Onto, Source};
 use crate::cache::KvPool;
 use crate::error::Result;
 use crate::ops::{self, AttentionShape, AttentionTile, Forms, LinearArgs, Norm, Path, Recorder, Rows};
@@ -48,6 +48,10 @@ pub fn record(
     let window = config.window.as_ref();
     let near =
         window.map(|window| Sight::new(r, config, kv, context, step, Some(window.keys))).transpose()?;
+    let routing = match parts.layers.first().map(|layer| &layer.attention.source) {
+        Some(Source::Latent(latent)) => Some(ops::route_heads(r, config.heads, &latent.k_b)?),
+        _ => None,
+    };
     let x = ops::embed(r, &parts.embedding, step.rows, config.embedding_scale)?;
     for (index, layer) in parts.layers.iter().enumerate() {
         let number = index as u32;
@@ -65,6 +69,7 @@ pub fn record(
             block_table: &sight.block_table,
             tiles: &sight.tiles,
             cache: (&keys, &values),
+            heads: routing.as_ref(),
         };
         record_layer(r, config, layer, &x, &inputs)?;
     }

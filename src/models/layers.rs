@@ -1,7 +1,7 @@
 //! The tensors of a decoder: which it needs, their shapes, and the weights of each layer.
 
-use super::{Config, ExpertConfig, HeadNorm};
-use crate::blocks::{Attention, Dense, Experts, FeedForward, Gate, Projection};
+use super::{Config, ExpertConfig, HeadNorm, LatentConfig};
+use crate::blocks::{Attention, Dense, Experts, FeedForward, Gate, Latent, Projection, Source};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::ops::{Norm, Stack};
@@ -81,12 +81,17 @@ pub fn expected(config: &Config) -> Vec<Expected> {
             Some(experts) => mixture(config, experts, &mut stack),
             None => feed_forward(config, &mut |name, k, n, presence| stack(name, k, n, 1, presence)),
         }
+        if let Some(sizes) = config.latent {
+            latent(config, sizes, &mut stack);
+        }
         let mut add = |name: &str, k, n, presence| stack(name, k, n, 1, presence);
         if a.pre_norm {
             add("attn_norm.weight", width, 1, Required);
             add("attn_norm.bias", width, 1, Optional);
         }
-        attention(config, &mut add);
+        if config.latent.is_none() {
+            attention(config, &mut add);
+        }
         if a.post_norm {
             add("post_attention_norm.weight", width, 1, Required);
             add("post_ffw_norm.weight", width, 1, Required);
@@ -127,6 +132,24 @@ fn attention(config: &Config, add: &mut Add<'_>) {
 }
 
 type AddStack<'a> = dyn FnMut(&str, u32, u32, u32, Presence) + 'a;
+
+fn latent(config: &Config, sizes: LatentConfig, add: &mut AddStack<'_>) {
+    use Presence::Required;
+    let (width, heads, rank, rot) = (config.width, config.heads, config.head_v, config.rot);
+    let LatentConfig { q_rank, key, value } = sizes;
+    if q_rank > 0 {
+        add("attn_q_a.weight", width, q_rank, 1, Required);
+        add("attn_q_a_norm.weight", q_rank, 1, 1, Required);
+        add("attn_q_b.weight", q_rank, heads * key, 1, Required);
+    } else {
+        add("attn_q.weight", width, heads * key, 1, Required);
+    }
+    add("attn_kv_a_mqa.weight", width, rank + rot, 1, Required);
+    add("attn_kv_a_norm.weight", rank, 1, 1, Required);
+    add("attn_k_b.weight", key - rot, rank, heads, Required);
+    add("attn_v_b.weight", rank, value, heads, Required);
+    add("attn_output.weight", heads * value, width, 1, Required);
+}
 
 fn mixture(config: &Config, experts: &ExpertConfig, add: &mut AddStack<'_>) {
     use Presence::{Optional, Required};
@@ -235,7 +258,34 @@ impl Finder<'_> {
         Ok(Projection { weight, bias: self.optional(&format!("{name}.bias")) })
     }
 
+    fn latent(&self, sizes: LatentConfig) -> Result<Attention> {
+        let (narrow, q) = if sizes.q_rank > 0 {
+            let narrow = (self.projection("attn_q_a")?, self.norm("attn_q_a_norm")?);
+            (Some(narrow), self.projection("attn_q_b")?)
+        } else {
+            (None, self.projection("attn_q")?)
+        };
+        let latent = Latent {
+            narrow,
+            q,
+            kv: self.projection("attn_kv_a_mqa")?,
+            kv_norm: self.norm("attn_kv_a_norm")?,
+            k_b: self.stack("attn_k_b")?,
+            v_b: self.stack("attn_v_b")?,
+        };
+        Ok(Attention {
+            source: Source::Latent(Box::new(latent)),
+            head_norms: None,
+            whole_norms: None,
+            sinks: None,
+            output: self.projection("attn_output")?,
+        })
+    }
+
     fn attention(&self) -> Result<Attention> {
+        if let Some(sizes) = self.config.latent {
+            return self.latent(sizes);
+        }
         let names: &[&str] =
             if self.config.fused_qkv { &["attn_qkv"] } else { &["attn_q", "attn_k", "attn_v"] };
         let norms = |wanted: bool| -> Result<Option<(Tensor, Tensor)>> {
@@ -245,7 +295,7 @@ impl Finder<'_> {
             Ok(Some((self.required("attn_q_norm.weight")?, self.required("attn_k_norm.weight")?)))
         };
         Ok(Attention {
-            projections: names.iter().map(|name| self.projection(name)).collect::<Result<_>>()?,
+            source: Source::Heads(names.iter().map(|name| self.projection(name)).collect::<Result<_>>()?),
             head_norms: norms(self.config.norms_heads())?,
             whole_norms: norms(self.config.head_norm == HeadNorm::Whole)?,
             sinks: self.optional("attn_sinks.weight"),

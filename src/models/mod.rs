@@ -3,11 +3,12 @@
 mod config;
 mod decoder;
 mod experts;
+mod features;
 mod layers;
 mod rope;
 mod table;
 
-pub use config::{Config, Window};
+pub use config::{Config, LatentConfig, Window};
 pub use decoder::{Outputs, StepViews, record};
 pub use experts::ExpertConfig;
 pub use layers::{Layer, Parts, expected, required_tensors};

@@ -77,6 +77,8 @@ pub struct Architecture {
     /// How experts are weighted where the file does not say, and whether their weights are divided by their sum; `None` for
     /// an architecture without experts.
     pub experts: Option<(Gating, bool)>,
+    /// Attention is in latent space.
+    pub latent: bool,
     /// Files without norms of heads exist.
     pub head_norm_optional: bool,
     /// Of a model with so many layers, queries are scaled by width / heads instead of the size of a head.
@@ -102,6 +104,7 @@ const PLAIN: Architecture = Architecture {
     root_embedding: false,
     logit_scale: Scale::Times,
     experts: None,
+    latent: false,
     head_norm_optional: false,
     wide_queries: None,
 };
@@ -128,6 +131,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "granitemoe", logit_scale: Scale::Divides, experts: NORMALISED, ..PLAIN },
     Architecture { name: "phimoe", experts: NORMALISED, ..HALVES },
     Architecture { name: "deepseek", experts: PROBABILITIES, ..PLAIN },
+    Architecture { name: "deepseek2", latent: true, experts: PROBABILITIES, ..PLAIN },
     Architecture { name: "dots1", head_norm: HeadNorm::Before, experts: PROBABILITIES, ..HALVES },
     Architecture { name: "bailingmoe2", head_norm: HeadNorm::Before, experts: PROBABILITIES, ..HALVES },
     Architecture { name: "hunyuan-moe", head_norm: HeadNorm::After, experts: NORMALISED, ..HALVES },

@@ -3,7 +3,7 @@
 use vkllm_runtime::{Grid, View};
 use vkllm_shaders::ops;
 
-use super::linear::tile_rows;
+use super::linear::{takes_int8, tile_rows};
 use super::{Recorder, Simple, Stack};
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -60,7 +60,7 @@ pub fn route(
     stack: &Stack,
 ) -> Result<Routing> {
     let assignments = r.rows * router.used;
-    let tile_rows = tile_rows(r, "expert_tiles", &stack.weight)?;
+    let tile_rows = tile_rows(r, "expert_tiles", &stack.weight, takes_int8(r, &stack.weight))?;
     let tile_count = assignments.min(router.experts + assignments / tile_rows);
     let ids = r.floats("expert_ids", r.rows, router.used);
     let weights = r.floats("expert_weights", r.rows, router.used);
@@ -104,22 +104,51 @@ pub fn route(
     )?;
     // The router itself writes the tiles of one row.
     if r.rows > 1 {
-        let push = ops::group::Push { count: assignments, tile_rows, tile_count, ..Default::default() };
-        let args = ops::group::Args { ids, tiles: tiles.clone(), order: order.clone() };
-        r.simple(
-            "ffn_group",
-            Simple {
-                candidates: ops::group::CANDIDATES,
-                axes: &[],
-                specs: &[("WG", lanes), ("SG", lanes), ("EXPERTS", router.experts)],
-                views: args.views(),
-                push,
-                grid: Grid::Fixed([1, 1, 1]),
-            },
-        )?;
+        let shape = (router.experts, assignments, tile_rows, tile_count);
+        group(r, "ffn_group", shape, Some(ids), &tiles, &order)?;
     }
     let (experts, used) = (router.experts, router.used);
     Ok(Routing { experts, used, weights, tiles, order, tile_rows, tile_count })
+}
+
+/// Sorts (row, head) assignments by head, for products of heads with matrices of their own.
+///
+/// Errors: no kernel for the format on this device.
+pub fn route_heads(r: &mut Recorder<'_>, heads: u32, stack: &Stack) -> Result<Routing> {
+    let assignments = r.rows * heads;
+    let tile_rows = tile_rows(r, "head_tiles", &stack.weight, false)?;
+    let tile_count = heads * r.rows.div_ceil(tile_rows);
+    let tiles = r.floats("head_tiles", tile_count, 4);
+    let order = r.floats("head_order", r.rows, heads);
+    group(r, "head_group", (heads, assignments, tile_rows, tile_count), None, &tiles, &order)?;
+    Ok(Routing { experts: heads, used: heads, weights: order.clone(), tiles, order, tile_rows, tile_count })
+}
+
+/// Sorts assignments by the experts in `ids`, or evenly where there are none.
+fn group(
+    r: &mut Recorder<'_>,
+    label: &str,
+    (experts, count, tile_rows, tile_count): (u32, u32, u32, u32),
+    ids: Option<View>,
+    tiles: &View,
+    order: &View,
+) -> Result<()> {
+    let lanes = r.caps.subgroup;
+    let round = u32::from(ids.is_none());
+    let push = ops::group::Push { count, tile_rows, tile_count, ..Default::default() };
+    let ids = ids.unwrap_or_else(|| r.unused());
+    let args = ops::group::Args { ids, tiles: tiles.clone(), order: order.clone() };
+    r.simple(
+        label,
+        Simple {
+            candidates: ops::group::CANDIDATES,
+            axes: &[],
+            specs: &[("WG", lanes), ("SG", lanes), ("EXPERTS", experts), ("ROUND", round)],
+            views: args.views(),
+            push,
+            grid: Grid::Fixed([1, 1, 1]),
+        },
+    )
 }
 
 /// What experts share: the output [rows, k] of one that all rows use, and its share [rows] before the logistic function.

@@ -102,7 +102,7 @@ pub fn linear(
     }
     let few = args.path.unwrap_or(r.path) == Path::Rows;
     let rows = if few { count.min(MAX_ROWS) } else { count };
-    let candidate = kernel_of(r, label, weight, few, rows)?;
+    let candidate = kernel_of(r, label, weight, int8, (few, rows))?;
     let y = match args.into {
         Some(view) => view.clone(),
         None => r.floats(label, count, weight.n),
@@ -151,10 +151,9 @@ fn kernel_of(
     r: &Recorder<'_>,
     label: &str,
     weight: &Tensor,
-    few: bool,
-    rows: u32,
+    int8: bool,
+    (few, rows): (bool, u32),
 ) -> Result<&'static Candidate> {
-    let int8 = takes_int8(r, weight);
     let axes = [("FORMAT", weight.format.name), ("ACT", if int8 { "q8" } else { "f32" })];
     let class = match (few, int8) {
         (true, true) => "int8",
@@ -173,10 +172,10 @@ pub struct Stack {
 }
 
 /// Rows that one tile of assignments has in the kernel for a stack.
-pub(super) fn tile_rows(r: &Recorder<'_>, label: &str, weight: &Tensor) -> Result<u32> {
+pub(super) fn tile_rows(r: &Recorder<'_>, label: &str, weight: &Tensor, int8: bool) -> Result<u32> {
     let few = r.path == Path::Rows;
     let rows = if few { r.rows.min(MAX_ROWS) } else { r.rows };
-    Ok(tile_of(kernel_of(r, label, weight, few, rows)?, rows, r.caps.subgroup).rows)
+    Ok(tile_of(kernel_of(r, label, weight, int8, (few, rows))?, rows, r.caps.subgroup).rows)
 }
 
 /// Dispatches that multiply stacks of one shape: the view, its first expert and their number, and whether the second
@@ -240,16 +239,53 @@ pub fn linear_experts(
 ) -> Result<View> {
     let weight = &stacks[0].weight;
     let int8 = takes_int8(r, weight);
-    let (n, experts) = (weight.n / routing.experts, routing.experts);
     let refuse = |reasons: String| Error::NoKernel { op: label.to_owned(), reasons };
     let input = if int8 { &x.int8 } else { &x.float };
-    let input = input.as_ref().ok_or_else(|| refuse("its input form was not written".into()))?;
+    let view = input.as_ref().ok_or_else(|| refuse("its input form was not written".into()))?;
     if x.width != weight.k {
         return Err(refuse(format!("{} has rows of {}, its input {}", weight.name, weight.k, x.width)));
     }
+    let stride = if int8 { weight.k / 32 * 12 } else { weight.k };
+    stacked(r, label, &Input { view, stride, int8, slots }, stacks, routing)
+}
+
+/// The products of each head of each row with a matrix of its own: [rows · heads, n]. The heads of `x` are f32 and begin
+/// `stride` elements apart.
+///
+/// Errors: no kernel for the format on this device.
+pub fn linear_heads(
+    r: &mut Recorder<'_>,
+    label: &str,
+    (view, stride): (&View, u32),
+    stack: &Stack,
+    routing: &Routing,
+) -> Result<View> {
+    stacked(r, label, &Input { view, stride, int8: false, slots: 1 }, &[stack], routing)
+}
+
+/// Rows that assignments multiply.
+struct Input<'a> {
+    view: &'a View,
+    /// Words from one row to the next.
+    stride: u32,
+    int8: bool,
+    /// Assignments that share a row.
+    slots: u32,
+}
+
+fn stacked(
+    r: &mut Recorder<'_>,
+    label: &str,
+    x: &Input<'_>,
+    stacks: &[&Stack],
+    routing: &Routing,
+) -> Result<View> {
+    let weight = &stacks[0].weight;
+    let (n, experts, input) = (weight.n / routing.experts, routing.experts, x.view);
+    let refuse = |reasons: String| Error::NoKernel { op: label.to_owned(), reasons };
     let few = r.path == Path::Rows;
     let rows = if few { r.rows.min(MAX_ROWS) } else { r.rows };
-    let candidate = kernel_of(r, label, weight, few, rows)?;
+    let candidate = kernel_of(r, label, weight, x.int8, (few, rows))?;
     let tile = tile_of(candidate, rows, r.caps.subgroup);
     if tile.rows != routing.tile_rows {
         return Err(refuse(format!(
@@ -264,10 +300,10 @@ pub fn linear_experts(
             k: weight.k,
             n,
             row_bytes: weight.row_bytes() as u32,
-            x_stride: if int8 { weight.k / 32 * 12 } else { weight.k },
+            x_stride: x.stride,
             y_stride: width,
             scale: 1.0,
-            slots,
+            slots: x.slots,
             first_expert: piece.first,
             expert_count: piece.count,
             expert_bytes: (weight.row_bytes() * u64::from(n)) as u32,

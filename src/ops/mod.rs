@@ -8,9 +8,9 @@ mod sample;
 mod verify;
 
 pub use attention::{AttentionShape, AttentionTile, HeadNorms, HeadsArgs, attention, attention_tiles, heads};
-pub use experts::{Gating, Router, SharedExpert, experts_sum, route};
-pub use linear::{LinearArgs, Stack, linear, linear_experts, takes_int8};
-pub use rows::{Activation, Norm, embed, forms_of_rows, gather, glu, norm, norm_add, soft_cap};
+pub use experts::{Gating, Router, Routing, SharedExpert, experts_sum, route, route_heads};
+pub use linear::{LinearArgs, Stack, linear, linear_experts, linear_heads, takes_int8};
+pub use rows::{Activation, Norm, embed, forms_of_rows, gather, glu, join, norm, norm_add, soft_cap};
 pub use sample::{Choice, Draw, HISTORY_RING, SampleViews, note_history, sample};
 pub use verify::{AcceptViews, RECORD, accept, verify_rows};
 

@@ -187,6 +187,31 @@ pub fn glu(
     Ok(out)
 }
 
+/// Rows side by side, `[count, a + b]`: of each its width and the elements from one row to the next.
+pub fn join(
+    r: &mut Recorder<'_>,
+    label: &str,
+    (a, a_width, a_stride): (&View, u32, u32),
+    (b, b_width, b_stride): (&View, u32, u32),
+    count: u32,
+) -> Result<View> {
+    let y = r.floats(label, count, a_width + b_width);
+    let push = ops::join::Push { rows: count, a_width, b_width, a_stride, b_stride, ..Default::default() };
+    let groups = (count * (a_width + b_width)).div_ceil(LANES).min(r.caps.max_groups[0]);
+    r.simple(
+        label,
+        Simple {
+            candidates: ops::join::CANDIDATES,
+            axes: &[],
+            specs: &[("WG", LANES)],
+            views: ops::join::Args { a: a.clone(), b: b.clone(), y: y.clone() }.views(),
+            push,
+            grid: Grid::Fixed([groups, 1, 1]),
+        },
+    )?;
+    Ok(y)
+}
+
 /// Holds `count` values within ±`cap`, in place.
 pub fn soft_cap(r: &mut Recorder<'_>, label: &str, y: &View, count: u32, cap: f32) -> Result<()> {
     let push = ops::soft_cap::Push { count, cap, ..Default::default() };

@@ -1,6 +1,6 @@
-//! Lookups and copies (`embed`, `gather`, `step_grid`): every one exact.
+//! Lookups and copies (`embed`, `gather`, `join`, `step_grid`): every one exact.
 
-use vkllm_shaders::ops::{embed, gather, step_grid};
+use vkllm_shaders::ops::{embed, gather, join, step_grid};
 use vkllm_shaders::records::StepRow;
 use vkllm_shaders::select::Candidate;
 
@@ -42,6 +42,16 @@ pub fn list(list: &mut List<'_>) {
                 let property = format!("copies bits k {k} count {count}");
                 list.add(&[candidate.kernel], property, move |bench| gather_copy(bench, candidate, k, count));
             }
+        }
+    }
+    for candidate in list.usable(join::CANDIDATES) {
+        for (rows, widths, pads) in
+            [(1, (1, 1), (0, 0)), (5, (32, 128), (64, 0)), (33, (7, 60), (3, 5)), (2, (64, 0), (1, 0))]
+        {
+            let property = format!("joins bits rows {rows} widths {}-{}", widths.0, widths.1);
+            list.add(&[candidate.kernel], property, move |bench| {
+                joined(bench, candidate, rows, widths, pads)
+            });
         }
     }
     for candidate in list.usable(step_grid::CANDIDATES) {
@@ -114,6 +124,31 @@ fn gather_copy(bench: &Bench, candidate: &'static Candidate, k: usize, count: us
         .words("index", index)
         .output("y", (count + 1) * k);
     bits(&format!("k {k} count {count}"), job.on(bench)?.words("y"), job.meaning(bench).words("y"))
+}
+
+fn joined(
+    bench: &Bench,
+    candidate: &'static Candidate,
+    rows: usize,
+    widths: (usize, usize),
+    pads: (usize, usize),
+) -> Check {
+    let mut rng = bench.rng(&format!("join {rows} {widths:?}"));
+    let mut words = |count: usize| -> Vec<u32> { (0..count.max(1)).map(|_| rng.word()).collect() };
+    let strides = (widths.0 + pads.0, widths.1 + pads.1);
+    let push = join::Push {
+        rows: rows as u32,
+        a_width: widths.0 as u32,
+        b_width: widths.1 as u32,
+        a_stride: strides.0 as u32,
+        b_stride: strides.1 as u32,
+        ..Default::default()
+    };
+    let job = Job::new(candidate, &[("WG", 64)], &push, [2, 1, 1])
+        .words("a", words(rows * strides.0))
+        .words("b", words(rows * strides.1))
+        .output("y", (rows + 1) * (widths.0 + widths.1));
+    bits(&"joined", job.on(bench)?.words("y"), job.meaning(bench).words("y"))
 }
 
 fn chunks(bench: &Bench, candidate: &'static Candidate, count: i32, last: u32) -> Check {

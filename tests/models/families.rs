@@ -79,6 +79,7 @@ families! {
     cohere2 "cohere2-f16"
     command_r "command-r-f16"
     deepseek "deepseek-f16"
+    deepseek2 "deepseek2-f16"
     dots1 "dots1-f16"
     exaone4 "exaone4-f16"
     gemma "gemma-f16"

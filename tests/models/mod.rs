@@ -7,6 +7,7 @@ mod kv;
 mod library;
 mod loading;
 mod planning;
+mod refusals;
 mod simulated;
 mod speculation;
 mod story;

@@ -10,6 +10,7 @@ pub mod gather;
 pub mod glu;
 pub mod group;
 pub mod heads;
+pub mod join;
 pub mod kv;
 pub mod linear;
 pub mod norm;
