@@ -3,12 +3,16 @@
 
 mod attribution;
 mod ceilings;
+mod kernels;
 mod machine;
 mod samples;
 mod steps;
+mod texts;
 
 pub use attribution::{Attribution, Bound, Part};
 pub use ceilings::{Ceilings, MemoryRates, Progress, ceilings};
+pub use kernels::{KernelRun, KernelTest, Op};
 pub use machine::{Machine, Snapshot};
 pub use samples::{Comparison, Summary, UNSTEADY, Verdict, drift, percentile};
 pub use steps::{Kind, Runner, Sample, Test};
+pub use texts::{TASKS, Texts, continued, profiled, prompts};

@@ -53,6 +53,11 @@ pub(super) fn device(args: &DeviceArgs) -> Result<Device, Failure> {
 
 /// As [`device`], with the device's own errors apart from those of the arguments.
 pub(super) fn open(args: &DeviceArgs) -> Result<Result<Device, vkllm_runtime::Error>, Failure> {
+    Ok(Device::open(&device_options(args)?))
+}
+
+/// What was asked for of a device.
+pub(super) fn device_options(args: &DeviceArgs) -> Result<DeviceOptions, Failure> {
     let mut minus = Vec::new();
     if let Some(caps) = &args.caps {
         let list = caps.strip_prefix("minus:").ok_or_else(|| {
@@ -82,7 +87,7 @@ pub(super) fn open(args: &DeviceArgs) -> Result<Result<Device, vkllm_runtime::Er
         Some(ValidateArg::Sync) => Validation::Sync,
         Some(ValidateArg::Gpu) => Validation::Gpu,
     };
-    let options = DeviceOptions {
+    Ok(DeviceOptions {
         selector: selector(args.device.as_deref()),
         validation,
         minus,
@@ -90,8 +95,7 @@ pub(super) fn open(args: &DeviceArgs) -> Result<Result<Device, vkllm_runtime::Er
         subgroup: args.subgroup,
         cache_dir: cache_dir(),
         cache_key: crate::SHADER_HASH.to_owned(),
-    };
-    Ok(Device::open(&options))
+    })
 }
 
 /// Fails when the validation layers had something to say.

@@ -1,6 +1,7 @@
 //! The recordings of a model by shape: made once, replayed for every step of that shape.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use vkllm_runtime::{Compiled, Times};
 
@@ -102,6 +103,8 @@ pub struct Span {
     /// Whether a draft model's work: it has a track of its own.
     pub draft: bool,
     pub times: Times,
+    /// When the host had waited for it.
+    pub ended: Instant,
 }
 
 /// Time and work per kind of work: labels without their layer.
@@ -142,7 +145,8 @@ impl Profile {
             }
         }
         if let Some(spans) = &mut self.spans {
-            spans.push(Span { name: name.to_owned(), draft, times: times.clone() });
+            let ended = Instant::now();
+            spans.push(Span { name: name.to_owned(), draft, times: times.clone(), ended });
         }
     }
 }

@@ -151,3 +151,93 @@ fn compare_sees_five_percent_and_not_nothing() {
     std::fs::write(&nothing, "[]").expect("a file in the target folder");
     vkllm(&["bench", "compare", plain, nothing.to_str().expect("UTF-8")]).refuses(2, &["no result"]);
 }
+
+/// Columns of llama.cpp's table `test_backend_ops`, from the same script.
+const TEST_BACKEND_OPS: &str = "test_time build_commit backend_name op_name op_params test_mode supported passed \
+    error_message time_us flops bandwidth_gb_s memory_kb n_runs";
+
+#[test]
+fn kernels_are_measured_without_a_model_in_the_columns_of_test_backend_ops() {
+    if harness::device().is_none() {
+        return;
+    }
+    let kernels =
+        ["--kernels", "linear:format=q4_k,f16:k=256:n=64:rows=1-2", "--kernels", "greedy:n=1000", "-o"];
+    let all = bench(&[&kernels[..], &["json"]].concat()).json();
+    let rows = all.as_array().expect("a list");
+    assert_eq!(rows.len(), 5, "{all}");
+    for row in rows {
+        TEST_BACKEND_OPS
+            .split_whitespace()
+            .for_each(|name| assert!(row.get(name).is_some(), "{name} is missing"));
+    }
+    assert_eq!(rows[0]["op_params"], "format=q4_k,k=256,n=64,rows=1");
+    // 144 bytes for 256 weights.
+    assert_eq!(rows[0]["bw_weight_bytes"].as_u64(), Some(64 * 144));
+    let csv = bench(&[&kernels[..], &["csv"]].concat());
+    let header = TEST_BACKEND_OPS.split_whitespace().collect::<Vec<_>>().join(",");
+    assert!(csv.succeeds().out.starts_with(&header), "{csv:?}");
+    bench(&["--kernels", "linear:k=100"]).refuses(2, &["k of linear", "256"]);
+    bench(&["--kernels", "nothing"]).refuses(2, &["nothing", "linear"]);
+    bench(&["--kernels", "linear:format=q9"]).refuses(2, &["q9", "q4_k"]);
+}
+
+#[test]
+fn texts_with_drafts_are_held_against_plain_ones() {
+    if harness::device().is_none() {
+        return;
+    }
+    let (trace, plot) = (scratch().join("trace.json"), scratch().join("plot.svg"));
+    let [trace, plot] = [&trace, &plot].map(|path| path.to_str().expect("UTF-8"));
+    let spec =
+        ["-m", STORIES, "--spec", "ngram-cache", "--draft-max", "2,auto", "--task", "story", "-n", "12"];
+    let all = bench(&[&spec[..], &["-o", "json", "--trace", trace, "--plot", plot]].concat()).json();
+    let rows = all.as_array().expect("a list");
+    let tests: Vec<_> = rows.iter().map(|row| row["vk_test"].as_str().expect("a name")).collect();
+    assert_eq!(tests, ["text12/story", "spec12/k=2/story", "spec12/k=auto/story"]);
+    assert_eq!(rows[0]["spec_speed_up"], 1.0);
+    // Three texts, each without the token that its prompt's step draws.
+    let tokens =
+        |row: &Value| (row["avg_ts"].as_f64().unwrap() * row["avg_ns"].as_f64().unwrap() / 1e9).round();
+    assert!(rows.iter().all(|row| (tokens(row) - 33.0).abs() <= 6.0), "{all}");
+    assert!(rows[1]["spec"]["num_spec_steps"].as_u64().is_some(), "{all}");
+    let svg = std::fs::read_to_string(plot).expect("a picture");
+    assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+    let mut reader = quick_xml::Reader::from_str(&svg);
+    while reader.read_event().expect("well-formed") != quick_xml::events::Event::Eof {}
+    if rows[0].get("attribution").is_some() {
+        let text = std::fs::read_to_string(trace).expect("a trace");
+        let events: Value = serde_json::from_str(&text).expect("JSON");
+        let events = events["traceEvents"].as_array().expect("events");
+        let named = |name: &str| events.iter().filter(|event| event["name"] == name).count();
+        assert!(named("output") > 10 && named("step") > 10, "{} events", events.len());
+    }
+    bench(&["-m", STORIES, "--task", "story"]).refuses(2, &["--task"]);
+    bench(&["-m", STORIES, "--spec", "ngram-cache", "--task", "poem"]).refuses(2, &["poem", "story"]);
+    bench(&["-m", STORIES, "--spec", "ngram-cache", "--draft-max", "100"]).refuses(2, &["100", "0 to 64"]);
+    bench(&["-m", STORIES, "--plot", "x.png"]).refuses(2, &["x.png", ".svg"]);
+}
+
+#[test]
+fn starts_are_measured_with_and_without_a_cache() {
+    if harness::device().is_none() {
+        return;
+    }
+    let all = bench(&["-m", STORIES, "--startup", "-o", "json"]).json();
+    let caches: Vec<_> = all.as_array().expect("a list").iter().map(|row| row["cache"].clone()).collect();
+    assert_eq!(caches, ["cold", "warm"]);
+    assert!(
+        all[0]["first_token_ms"].as_f64() > Some(0.0) && all[0]["total_ms"].as_f64() > Some(0.0),
+        "{all}"
+    );
+}
+
+#[test]
+fn a_soak_lasts_as_long_as_it_should() {
+    if harness::device().is_none() {
+        return;
+    }
+    let all = bench(&["-m", STORIES, "-n", "2", "--soak", "0.02", "--no-labels", "-o", "json"]).json();
+    let ns: f64 = all[0]["samples_ns"].as_array().expect("samples").iter().filter_map(Value::as_f64).sum();
+    assert!(ns > 0.5e9 && all.as_array().map(Vec::len) == Some(1), "{all}");
+}

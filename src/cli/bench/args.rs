@@ -217,6 +217,13 @@ pub(super) struct RunArgs {
 }
 
 impl RunArgs {
+    /// Whether a test was named that a model must run.
+    pub(super) fn asks_for_a_model(&self) -> bool {
+        let counts =
+            self.n_prompt.is_some() || self.n_gen.is_some() || self.rows.is_some() || !self.pg.is_empty();
+        counts || self.startup || self.soak.is_some()
+    }
+
     /// (prompt, generated) of the combined tests.
     pub(super) fn pairs(&self) -> Result<Vec<(u32, u32)>, Failure> {
         self.pg

@@ -3,22 +3,27 @@
 mod ab;
 pub(super) mod args;
 mod compare;
+mod kernels;
 mod output;
+mod plot;
 mod report;
 mod row;
+mod spec;
+mod startup;
+mod trace;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vkllm_runtime::{Device, DeviceKind};
 
 use super::args::ActivationsArg;
 use super::{Failure, input, interrupt_flag, load};
-use crate::bench::{Ceilings, Kind, Machine, Runner, Test, ceilings};
+use crate::bench::{Ceilings, KernelTest, Kind, Machine, Runner, Test, ceilings};
 use crate::{Activations, KvType, LoadMode, ModelFile, ModelOptions};
 use args::{BenchArgs, BenchCommand, Format, RunArgs};
 use output::Sheet;
@@ -89,16 +94,21 @@ fn tests(args: &RunArgs, file: &ModelFile, built_in: bool) -> Result<Vec<Test>, 
     let pairs = args.pairs()?;
     let other = !pairs.is_empty() || args.rows.is_some() || args.spec.is_some() || args.model_draft.is_some();
     let other = other || args.startup || args.soak.is_some() || !args.kernels.is_empty();
+    // The number of tokens is then that of texts.
+    let texts = args.spec.is_some() || args.model_draft.is_some();
     // The small model's context is small.
     let most = if built_in { file.config.context / 2 - 1 } else { u32::MAX };
     let named = |list: &Option<args::Numbers>, default: u32| match list {
         Some(list) => list.0.clone(),
+        None if default == GENERATE && args.soak.is_some() => vec![GENERATE.min(most)],
         None if other || args.n_prompt.is_some() || args.n_gen.is_some() => Vec::new(),
         None => vec![default.min(most)],
     };
     let mut kinds: Vec<Kind> = Vec::new();
     kinds.extend(named(&args.n_prompt, PROMPT).into_iter().filter(|n| *n > 0).map(Kind::Prompt));
-    kinds.extend(named(&args.n_gen, GENERATE).into_iter().filter(|n| *n > 0).map(Kind::Generate));
+    if !texts {
+        kinds.extend(named(&args.n_gen, GENERATE).into_iter().filter(|n| *n > 0).map(Kind::Generate));
+    }
     kinds.extend(pairs.into_iter().map(|(prompt, generated)| Kind::Both(prompt, generated)));
     kinds.extend(args.rows.iter().flat_map(|rows| &rows.0).map(|rows| Kind::Rows(*rows)));
     let mut depths = args.n_depth.0.clone();
@@ -126,7 +136,7 @@ fn choices(option: &str, names: &[String]) -> Result<Vec<Option<KvType>>, Failur
 }
 
 /// Every combination of models and settings, each checked against the device before anything runs.
-fn plans(args: &RunArgs, device: &Device) -> Result<Vec<Plan>, Failure> {
+fn plans(args: &RunArgs, wanted: Option<&spec::Wanted>, device: &Device) -> Result<Vec<Plan>, Failure> {
     let weights = LoadMode::parse(&args.weights).ok_or_else(|| {
         let known: Vec<_> = LoadMode::ALL.iter().map(|mode| mode.name()).collect();
         input(format!("--weights is \"{}\"; allowed are {}", args.weights, known.join(", ")))
@@ -148,7 +158,9 @@ fn plans(args: &RunArgs, device: &Device) -> Result<Vec<Plan>, Failure> {
                         let tests = tests(args, &file, path.is_none())?;
                         let (activations, name) = activations(arg);
                         let needed = tests.iter().map(Test::positions).max().unwrap_or(0);
-                        let context = args.ctx_size.unwrap_or(needed.max(file.config.context.min(512)));
+                        let texts = wanted.map_or(0, |wanted| wanted.positions(file.config.context));
+                        let least = needed.max(texts).max(file.config.context.min(512));
+                        let context = args.ctx_size.unwrap_or(least);
                         if needed > context || needed > file.config.context {
                             let longest = tests.iter().max_by_key(|test| test.positions());
                             return Err(input(format!(
@@ -227,46 +239,100 @@ fn measure(args: &RunArgs) -> Result<(), Failure> {
     if args.nominal.is_some_and(|gb| !gb.is_finite() || gb <= 0.0) {
         return Err(input("--nominal is not above 0; allowed are more than 0 GB/s"));
     }
+    if args.soak.is_some_and(|minutes| !minutes.is_finite() || minutes <= 0.0) {
+        return Err(input("--soak is not above 0; allowed are more than 0 minutes"));
+    }
+    if let Some(path) = args.plot.as_ref().filter(|path| path.extension().is_none_or(|end| end != "svg")) {
+        return Err(input(format!("--plot is {}; allowed is a file that ends in .svg", path.display())));
+    }
+    if args.trace.is_some() && args.no_labels {
+        return Err(input(
+            "--trace shows single commands, and --no-labels leaves them out; give one of them",
+        ));
+    }
+    let wanted = spec::wanted(args)?;
+    let mut kernel_tests = kernels::tests(args)?;
     let device = load::device(&args.device)?;
     if device.caps().kind == DeviceKind::Reference {
         return Err(input("the reference device says what kernels mean; how fast it does is of no interest"));
     }
-    let plans = plans(args, &device)?;
+    // Operations need no model, and a model that is named needs no other operations.
+    let nothing_else = args.model.is_empty() && kernel_tests.is_empty();
+    let lone_kernels =
+        args.model.is_empty() && !kernel_tests.is_empty() && wanted.is_none() && !args.asks_for_a_model();
+    let plans = if lone_kernels { Vec::new() } else { plans(args, wanted.as_ref(), &device)? };
+    if nothing_else && wanted.is_none() && !args.asks_for_a_model() {
+        kernel_tests = kernels::usual()?;
+    }
     let progress = Progress::new();
     let place = Rc::new(place(args, &device, &progress)?);
-    let mut rows = Vec::new();
-    let mut failed = None;
-    for plan in &plans {
-        if progress.stopped() {
-            break;
-        }
-        // What was measured before a failure is worth printing.
-        if let Err(failure) = model(args, &device, plan, &place, &progress, &mut rows) {
-            failed = Some(failure);
-            break;
-        }
-    }
+    let mut found = Found::default();
+    let failed =
+        everything(args, wanted.as_ref(), &device, &plans, &kernel_tests, &place, &progress, &mut found);
     progress.bar.finish_and_clear();
+    // What was measured before a failure is worth printing.
     let mut out = io::BufWriter::new(io::stdout().lock());
-    write(args, &place, &rows, &mut out)?;
+    write(args, &place, &found, &mut out)?;
     out.flush()?;
-    match failed {
+    if let Some(path) = &args.trace {
+        trace::write(path, &found.rows)?;
+    }
+    if let Some(path) = &args.plot {
+        plot::write(path, &place, &found.rows)?;
+    }
+    match failed.err() {
         Some(failure) => Err(failure),
         None if progress.stopped() => Err(Failure::Interrupted),
         None => load::no_messages(&device),
     }
 }
 
+/// What was measured.
+#[derive(Default)]
+struct Found {
+    rows: Vec<Row>,
+    kernels: Vec<kernels::KernelRow>,
+    starts: Vec<startup::StartRow>,
+}
+
+/// Everything that was asked for, until it ends, fails or is stopped.
+fn everything(
+    args: &RunArgs,
+    wanted: Option<&spec::Wanted>,
+    device: &Device,
+    plans: &[Plan],
+    kernel_tests: &[KernelTest],
+    place: &Rc<Place>,
+    progress: &Progress,
+    found: &mut Found,
+) -> Result<(), Failure> {
+    for plan in plans {
+        if progress.stopped() {
+            return Ok(());
+        }
+        if args.startup {
+            let options = load::device_options(&args.device)?;
+            let name = kind_of(&plan.file).0;
+            let what = (&plan.file, &plan.options, name.as_str());
+            startup::measure(&options, what, args.repetitions, progress, &mut found.starts)?;
+        }
+        if !plan.tests.is_empty() || wanted.is_some() {
+            model(args, wanted, device, plan, place, progress, &mut found.rows)?;
+        }
+    }
+    kernels::measure(args, device, kernel_tests, progress, &mut found.kernels)
+}
+
 /// Runs the tests of one model.
 fn model(
     args: &RunArgs,
+    wanted: Option<&spec::Wanted>,
     device: &Device,
     plan: &Plan,
     place: &Rc<Place>,
     progress: &Progress,
     rows: &mut Vec<Row>,
 ) -> Result<(), Failure> {
-    progress.bar.suspend(|| ());
     let model = load::model(device, &plan.file, &plan.options)?;
     let (kind, bytes, parameters) = kind_of(&plan.file);
     let file = plan.file.gguf.path().display().to_string();
@@ -283,7 +349,26 @@ fn model(
         layers: model.config().layers,
         context: model.context(),
     });
-    let mut runner = Runner::new(&model)?;
+    steps(args, plan, Runner::new(&model)?, &loaded, place, progress, rows)?;
+    match wanted {
+        Some(wanted) if !progress.stopped() => {
+            let file = (&plan.file, &plan.options);
+            spec::measure(args, wanted, device, file, (&model, &loaded), place, progress, rows)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Runs prompts, generation and verification.
+fn steps(
+    args: &RunArgs,
+    plan: &Plan,
+    mut runner: Runner,
+    loaded: &Rc<Loaded>,
+    place: &Rc<Place>,
+    progress: &Progress,
+    rows: &mut Vec<Row>,
+) -> Result<(), Failure> {
     for test in &plan.tests {
         let says = |what: String| progress.says(format!("{} {test}: {what}", loaded.kind));
         if args.delay > 0 {
@@ -298,11 +383,15 @@ fn model(
         }
         let before = place.machine.snapshot();
         let mut samples = Vec::new();
-        for repetition in 1..=args.repetitions {
-            if progress.stopped() {
-                break;
-            }
-            says(format!("{repetition} of {}", args.repetitions));
+        let began = Instant::now();
+        let soak = args.soak.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
+        while !progress.stopped()
+            && soak.map_or(samples.len() < args.repetitions, |soak| began.elapsed() < soak)
+        {
+            says(match soak {
+                None => format!("{} of {}", samples.len() + 1, args.repetitions),
+                Some(soak) => format!("{} of {} s", began.elapsed().as_secs(), soak.as_secs()),
+            });
             samples.push(runner.sample(test)?);
         }
         let after = place.machine.snapshot();
@@ -318,7 +407,7 @@ fn model(
         let (n_prompt, n_gen) = test.counts();
         rows.push(Row {
             place: Rc::clone(place),
-            loaded: Rc::clone(&loaded),
+            loaded: Rc::clone(loaded),
             test: test.to_string(),
             n_prompt,
             n_gen,
@@ -336,15 +425,46 @@ fn model(
     Ok(())
 }
 
-fn write(args: &RunArgs, place: &Place, rows: &[Row], out: &mut dyn Write) -> Result<(), Failure> {
+fn write(args: &RunArgs, place: &Place, found: &Found, out: &mut dyn Write) -> Result<(), Failure> {
+    let Found { rows, kernels, starts } = found;
     if args.output == Format::Table {
         report::place(place, out)?;
+        starts.iter().try_for_each(|start| start.print(out))?;
         report::tests(rows, out)?;
         if !args.no_labels {
             rows.iter().try_for_each(|row| report::labels(row, out))?;
         }
-        return Ok(());
+        return kernels::print(kernels, place, out);
     }
-    let rows = rows.iter().map(|row| (row.columns(), row.json())).collect();
-    Sheet { name: "llama_bench", rows, brief: BRIEF }.write(args.output, out)
+    let sheets = [
+        Sheet {
+            name: "llama_bench",
+            rows: rows.iter().map(|row| (row.columns(), row.json())).collect(),
+            brief: BRIEF,
+        },
+        Sheet {
+            name: "test_backend_ops",
+            rows: kernels.iter().map(|row| (row.columns(place), row.json(place))).collect(),
+            brief: &["op_name", "op_params", "time_us", "bandwidth_gb_s", "bw_share", "flops"],
+        },
+        Sheet {
+            name: "vkllm_startup",
+            rows: starts.iter().map(|row| (row.columns(), row.json())).collect(),
+            brief: &[
+                "model_type",
+                "cache",
+                "total_ms",
+                "device_ms",
+                "load_ms",
+                "pipelines_ms",
+                "first_token_ms",
+            ],
+        },
+    ];
+    if args.output == Format::Json {
+        let all: Vec<_> = sheets.iter().flat_map(|sheet| sheet.rows.iter().map(|(_, value)| value)).collect();
+        serde_json::to_writer_pretty(&mut *out, &all)?;
+        return Ok(writeln!(out)?);
+    }
+    sheets.iter().try_for_each(|sheet| sheet.write(args.output, out))
 }

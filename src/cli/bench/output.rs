@@ -46,7 +46,7 @@ fn short(value: &Value) -> String {
 }
 
 impl Sheet<'_> {
-    /// Writes the rows; sheets without rows write an empty list where the format has one.
+    /// Writes the rows.
     pub(super) fn write(&self, format: Format, out: &mut dyn Write) -> Result<(), Failure> {
         match format {
             Format::Json => {
