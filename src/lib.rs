@@ -35,6 +35,8 @@ pub mod cli;
 mod engine;
 mod error;
 pub mod gguf;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod models;
 mod ops;
 pub mod sample;

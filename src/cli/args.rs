@@ -142,7 +142,7 @@ pub(super) struct CacheArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// Model file; without it the small model that ships with the program
+    /// Model: a file, org/repo[:QUANT] of the Hugging Face hub, or ollama:NAME; without it the small model that ships with the program
     #[arg(short = 'm', long, value_name = "FILE")]
     pub(super) model: Option<PathBuf>,
     /// Prompt; standard input is read when there is none
@@ -200,7 +200,7 @@ pub(super) enum OnOff {
 
 #[derive(Debug, Args)]
 pub(super) struct ChatArgs {
-    /// Model file; without it the small model that ships with the program, which tells stories
+    /// Model: a file, org/repo[:QUANT] of the Hugging Face hub, or ollama:NAME; without it the small model that ships with the program, which tells stories
     #[arg(short = 'm', long, value_name = "FILE")]
     pub(super) model: Option<PathBuf>,
     /// What the model is told before the conversation (also -sys)
@@ -234,7 +234,7 @@ pub(super) struct ChatArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct AuditArgs {
-    /// Model file; without it the small model that ships with the program
+    /// Model: a file, org/repo[:QUANT] of the Hugging Face hub, or ollama:NAME; without it the small model that ships with the program
     #[arg(short = 'm', long, value_name = "FILE")]
     pub(super) model: Option<PathBuf>,
     /// Smaller model with the same vocabulary that drafts (also -md)

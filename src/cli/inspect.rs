@@ -12,7 +12,7 @@ use crate::Plan;
 use crate::gguf::{Gguf, type_name};
 
 pub(super) fn run(args: &InspectArgs) -> Result<(), Failure> {
-    let gguf = Gguf::open(&args.model)?;
+    let gguf = Gguf::open(&super::fetch::resolve(&args.model)?)?;
     let metadata: Vec<(String, String)> =
         gguf.metadata().iter().map(|(key, value)| (key.to_owned(), value.to_string())).collect();
     let mut types: BTreeMap<&str, (u64, u64)> = BTreeMap::new();

@@ -18,8 +18,13 @@ pub(super) fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-fn absolute(name: &str) -> Option<PathBuf> {
+pub(super) fn absolute(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// The user's own folder.
+pub(super) fn home() -> Option<PathBuf> {
+    absolute("HOME").or_else(|| absolute("USERPROFILE"))
 }
 
 /// Folder of the pipeline cache, as the XDG base directory specification has it.
@@ -162,10 +167,10 @@ pub(super) fn options(args: &ModelArgs, file: &ModelFile, device: &Device) -> Re
     Ok(options)
 }
 
-/// Reads a model file, or the built-in model, without loading its tensors.
+/// Reads a model that was named, or the built-in model, without loading its tensors.
 pub(super) fn file(path: Option<&Path>) -> Result<ModelFile, Failure> {
     let gguf = match path {
-        Some(path) => Gguf::open(path)?,
+        Some(path) => Gguf::open(&super::fetch::resolve(path)?)?,
         None => Gguf::from_bytes(BUILT_IN.to_vec(), "the built-in model")?,
     };
     Ok(ModelFile::new(gguf)?)

@@ -5,6 +5,7 @@ mod audit;
 mod bench;
 mod chat;
 mod devices;
+mod fetch;
 mod inspect;
 mod load;
 mod logits;

@@ -9,7 +9,7 @@ use crate::text::{EncodeOptions, Vocabulary};
 
 pub(super) fn run(args: &TokenizeArgs) -> Result<(), Failure> {
     // A file that holds nothing but a vocabulary is enough here.
-    let gguf = Gguf::open(&args.model)?;
+    let gguf = Gguf::open(&super::fetch::resolve(&args.model)?)?;
     let vocabulary = Vocabulary::from_gguf(&gguf).map_err(crate::Error::from)?;
     let vocabulary =
         vocabulary.ok_or_else(|| input(format!("{}: the file has no vocabulary", args.model.display())))?;

@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod files;
 mod interrupt;
+mod names;
 mod options;
 mod output;
 mod selftest;
