@@ -1,7 +1,7 @@
 //! What the commands of a step have to move and compute, counted from its recording: the bytes and operations that stand
 //! behind a measured time. Counted is what must happen once; what a kernel loads twice is its own affair.
 
-use vkllm_runtime::{Command, Dispatch, Memory, Recording, Usage, View};
+use vkllm_runtime::{Command, Dispatch, Grid, Memory, Recording, Usage, View};
 use vkllm_shaders::ops;
 
 use crate::cache::{BLOCK, KvLayout};
@@ -180,6 +180,9 @@ impl Counter<'_> {
             }
             "linear" => {
                 let push = push::<ops::linear::Push>(dispatch);
+                if push.expert_count > 0 {
+                    return fixed(experts(dispatch, &push));
+                }
                 let operations = 2 * u64::from(push.k) * u64::from(push.n) * u64::from(push.rows);
                 fixed(Work { operations, ..whole_views(dispatch, &[]) })
             }
@@ -237,6 +240,25 @@ impl Counter<'_> {
 
 fn fixed(fixed: Work) -> CommandWork {
     CommandWork { fixed, attention: None }
+}
+
+/// Products with stacks of matrices: each expert that is used is read once, of one row exactly those of its tiles. Of more
+/// rows as many are counted as there may be.
+fn experts(dispatch: &Dispatch, push: &ops::linear::Push) -> Work {
+    let [_, tiles, stacks] = match &dispatch.grid {
+        Grid::Fixed(grid) => *grid,
+        Grid::Indirect(_) => [1; 3],
+    };
+    let used = u64::from(tiles.min(push.expert_count) * stacks);
+    let output =
+        dispatch.kernel.bindings.iter().zip(&dispatch.views).find(|(binding, _)| binding.name == "y");
+    // Each output of an assignment is one product of k elements.
+    let outputs = output.map_or(0, |(_, view)| view.len / 4);
+    Work {
+        weights: used * u64::from(push.expert_bytes),
+        operations: 2 * u64::from(push.k) * outputs,
+        ..whole_views(dispatch, &["weights"])
+    }
 }
 
 /// Every view from end to end, but for some; a view that stands in for an absent argument counts once.

@@ -126,23 +126,23 @@ fn inspect_knows_what_can_run() {
         };
         let architecture = value("general.architecture").expect("an architecture");
         let architecture = architecture.trim_matches(|c| c == '"' || c == '\\');
-        let experts = value(&format!("{architecture}.expert_count")).is_some();
-        if vkllm::ARCHITECTURES.iter().any(|known| known.name == architecture) && !experts {
+        if vkllm::ARCHITECTURES.iter().any(|known| known.name == architecture) {
             assert!(said.code == Some(0) && json["plan"]["total"].is_u64(), "{path:?}: {}", said.err);
+            let bytes = |key: &str| json["plan"][key].as_u64().expect("bytes");
+            let experts = value(&format!("{architecture}.expert_count")).is_some();
+            assert!(bytes("active") > 0 && bytes("active") <= bytes("weights"), "{path:?}");
+            let features = json["plan"]["features"].to_string();
+            assert_eq!(features.contains("experts"), experts, "{path:?}: {features}");
             known += 1;
         } else {
             assert_eq!(said.code, Some(2), "{path:?}");
-            assert!(said.err.contains(architecture) || experts, "{path:?}: {}", said.err);
-            assert!(
-                experts || vkllm::ARCHITECTURES.iter().all(|known| said.err.contains(known.name)),
-                "{}",
-                said.err
-            );
+            assert!(said.err.contains(architecture), "{path:?}: {}", said.err);
+            assert!(vkllm::ARCHITECTURES.iter().all(|known| said.err.contains(known.name)), "{}", said.err);
             unknown += 1;
         }
     }
     println!("{known} files can be run, {unknown} not");
-    assert!(known >= 30, "only {known}");
+    assert!(known >= 60, "only {known}");
 }
 
 /// Readers that stop early, as `head` does, are no failure.
