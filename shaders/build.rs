@@ -18,7 +18,16 @@ use interface::{Field, Interfaces, Kernel, Manifest, Spec};
 use table::{ROWS, Row};
 
 fn main() -> ExitCode {
-    for path in ["build.rs", "interface.rs", "src/table.rs", "src/reference", "spirv"] {
+    for path in [
+        "build.rs",
+        "interface.rs",
+        "src/table.rs",
+        "src/reference",
+        "spirv",
+        "kernels",
+        "formats",
+        "include",
+    ] {
         println!("cargo::rerun-if-changed={path}");
     }
     match generate() {
@@ -52,11 +61,12 @@ fn generate() -> Result<(), String> {
     }
 
     let mut text = String::new();
+    sources(&mut text, &root)?;
     put(&mut text, format_args!("/// Names the set of compiled shaders.\n"));
     put(&mut text, format_args!("pub const SHADER_HASH: &str = {:?};\n", manifest.hash));
     records(&mut text, &interfaces)?;
     put(&mut text, format_args!("/// One module per operation.\npub mod ops {{\n"));
-    let (mut all, mut table) = (String::new(), String::new());
+    let (mut all, mut table, mut pushed) = (String::new(), String::new(), String::new());
     for (name, op) in &ops {
         if !root.join(format!("src/reference/{name}.rs")).is_file() {
             return Err(format!("op {name} has no meaning: src/reference/{name}.rs is missing"));
@@ -66,12 +76,22 @@ fn generate() -> Result<(), String> {
             put(&mut all, format_args!("&{name}::KERNELS[{index}], "));
         }
         put(&mut table, format_args!("({name:?}, {}::CANDIDATES), ", identifier(name)));
+        let kernel = op.modules.keys().next().and_then(|module| interfaces.kernels.get(module));
+        let fields = kernel.iter().flat_map(|kernel| &kernel.push);
+        let fields = fields.map(|f| format!("({:?}, {:?}, {}, {}), ", f.name, f.scalar, f.offset, f.count));
+        put(&mut pushed, format_args!("({name:?}, &[{}]), ", fields.collect::<String>()));
     }
     put(&mut text, format_args!("/// All kernels of all operations.\n"));
     put(&mut text, format_args!("pub static ALL: &[&vkllm_runtime::Kernel] = &[{all}];\n"));
     put(&mut text, format_args!("/// Every operation with what the table says about its kernels.\n"));
     let kind = "&[(&str, &[crate::select::Candidate])]";
-    put(&mut text, format_args!("pub static TABLE: {kind} = &[{table}];\n}}\n"));
+    put(&mut text, format_args!("pub static TABLE: {kind} = &[{table}];\n"));
+    put(
+        &mut text,
+        format_args!("/// Push constants of every operation: name, scalar, byte offset, count.\n"),
+    );
+    let kind = "&[(&str, &[(&str, &str, u32, u32)])]";
+    put(&mut text, format_args!("pub static PUSH_FIELDS: {kind} = &[{pushed}];\n}}\n"));
     let path = out.join("generated.rs");
     fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
@@ -136,6 +156,31 @@ fn layout(text: &mut String, name: &str, fields: &[Field], size: u32) -> Result<
     }
     gap(text, at, size)?;
     put(text, format_args!("}}\n"));
+    Ok(())
+}
+
+/// The texts that the modules are compiled from.
+fn sources(text: &mut String, root: &Path) -> Result<(), String> {
+    let mut files = Vec::new();
+    for folder in ["kernels", "formats", "include"] {
+        let path = root.join(folder);
+        let failed = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            files.push((format!("{folder}/{name}"), path.join(&name)));
+        }
+    }
+    files.sort();
+    put(
+        text,
+        format_args!(
+            "/// Sources of the shaders: name and text.\npub static SOURCES: &[(&str, &str)] = &[\n"
+        ),
+    );
+    for (name, path) in files {
+        put(text, format_args!("({name:?}, include_str!({path:?})),\n"));
+    }
+    put(text, format_args!("];\n"));
     Ok(())
 }
 

@@ -32,6 +32,8 @@ pub mod chat;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "repro")]
+pub mod doctor;
 mod engine;
 mod error;
 pub mod gguf;
@@ -39,6 +41,8 @@ pub mod gguf;
 pub mod hub;
 mod models;
 mod ops;
+#[cfg(feature = "repro")]
+pub mod repro;
 pub mod sample;
 #[cfg(feature = "selftest")]
 pub mod selftest;
@@ -63,8 +67,8 @@ pub use session::{
     Token,
 };
 pub use vkllm_runtime::{
-    Caps, Device, DeviceInfo, DeviceKind, DeviceOptions, Executable, Inspector, Kernel, Need, Selector,
-    Simulated, Validation,
+    Avoid, Caps, Device, DeviceInfo, DeviceKind, DeviceOptions, Executable, Inspector, Kernel, Need,
+    Selector, Simulated, Substitute, Validation,
 };
 pub use weights::{LoadMode, LoadReport, Progress};
 

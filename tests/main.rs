@@ -7,5 +7,6 @@ mod harness;
 mod kernels;
 mod models;
 mod recording;
+mod repro;
 mod templates;
 mod tokenizers;

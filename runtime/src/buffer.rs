@@ -112,7 +112,7 @@ impl Buffer {
     }
 
     /// A number that tells buffers apart while they live.
-    pub(crate) fn key(&self) -> usize {
+    pub fn key(&self) -> usize {
         Arc::as_ptr(&self.inner) as usize
     }
 }

@@ -8,25 +8,52 @@ use crate::kernel::Kernel;
 
 /// The words of one bound view. Views of the same buffer may overlap, as they may on a GPU, hence the cells.
 #[derive(Clone, Copy)]
-pub struct Words<'a>(pub(crate) &'a [Cell<u32>]);
+pub struct Words<'a> {
+    words: &'a [Cell<u32>],
+    /// What was done to each word, where somebody wants to know.
+    seen: Option<&'a [Cell<u8>]>,
+}
+
+/// Marks of [`Words::watched`].
+pub const READ: u8 = 1;
+pub const WRITTEN: u8 = 2;
 
 impl<'a> Words<'a> {
-    /// Wraps words that live outside a device, for tests of meanings.
+    /// Wraps words that live outside a device.
     pub fn new(words: &'a mut [u32]) -> Self {
-        Words(Cell::from_mut(words).as_slice_of_cells())
+        Words::cells(Cell::from_mut(words).as_slice_of_cells())
+    }
+
+    /// Words that several arguments may share.
+    pub fn cells(words: &'a [Cell<u32>]) -> Self {
+        Words { words, seen: None }
+    }
+
+    /// As [`Words::cells`]; adds [`READ`] and [`WRITTEN`] to the mark of every word that is touched. Marks are as many as
+    /// words, or the call panics.
+    pub fn watched(words: &'a [Cell<u32>], marks: &'a [Cell<u8>]) -> Self {
+        assert_eq!(words.len(), marks.len(), "a mark for every word");
+        Words { words, seen: Some(marks) }
     }
 
     /// Number of 32-bit words.
     pub fn len(self) -> usize {
-        self.0.len()
+        self.words.len()
     }
 
     pub fn is_empty(self) -> bool {
-        self.0.is_empty()
+        self.words.is_empty()
+    }
+
+    fn mark(self, index: usize, mark: u8) {
+        if let Some(seen) = self.seen {
+            seen[index].set(seen[index].get() | mark);
+        }
     }
 
     pub fn u32(self, index: usize) -> u32 {
-        self.0[index].get()
+        self.mark(index, READ);
+        self.words[index].get()
     }
 
     pub fn i32(self, index: usize) -> i32 {
@@ -48,7 +75,8 @@ impl<'a> Words<'a> {
     }
 
     pub fn set_u32(self, index: usize, value: u32) {
-        self.0[index].set(value);
+        self.mark(index, WRITTEN);
+        self.words[index].set(value);
     }
 
     pub fn set_f32(self, index: usize, value: f32) {
@@ -58,7 +86,8 @@ impl<'a> Words<'a> {
     /// Writes a 16-bit value at a 16-bit index, leaving its neighbour alone.
     pub fn set_u16(self, index: usize, value: u16) {
         let shift = 16 * (index % 2);
-        let cell = &self.0[index / 2];
+        self.mark(index / 2, WRITTEN);
+        let cell = &self.words[index / 2];
         cell.set(cell.get() & !(0xffff << shift) | u32::from(value) << shift);
     }
 
@@ -70,7 +99,8 @@ impl<'a> Words<'a> {
     /// Writes one byte.
     pub fn set_u8(self, index: usize, value: u8) {
         let shift = 8 * (index % 4);
-        let cell = &self.0[index / 4];
+        self.mark(index / 4, WRITTEN);
+        let cell = &self.words[index / 4];
         cell.set(cell.get() & !(0xff << shift) | u32::from(value) << shift);
     }
 }

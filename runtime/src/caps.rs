@@ -168,6 +168,8 @@ pub struct Caps {
     pub flush_alignment: u64,
     /// Host memory can be imported at multiples of this; `None` when the device cannot do it.
     pub import_alignment: Option<u64>,
+    /// Kernels not to be used on it, by name.
+    pub avoid: Vec<String>,
     /// What the device was made to look like.
     pub simulated: Vec<Simulated>,
     /// Hash of driver, version and device; keys caches.
@@ -220,6 +222,7 @@ impl Caps {
             memory: Vec::new(),
             flush_alignment: 1,
             import_alignment: None,
+            avoid: Vec::new(),
             simulated: Vec::new(),
             uuid: [0; 32],
         }

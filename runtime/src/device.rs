@@ -11,6 +11,7 @@ use crate::choose::{choose, expected};
 use crate::encode::{Encoded, Fence, constant_bytes};
 use crate::error::Error;
 use crate::hazard::between;
+use crate::kernel::Kernel;
 use crate::memory::{HostMemory, Storage, VulkanBuffer, counters};
 use crate::physical;
 use crate::pipeline::{PipelineTime, Pipelines};
@@ -35,6 +36,24 @@ pub enum Selector {
     Reference,
 }
 
+/// Kernels that a device computes wrongly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Avoid {
+    /// [`Caps::uuid`] of the device.
+    pub uuid: [u8; 32],
+    /// Names.
+    pub kernels: Vec<String>,
+}
+
+/// Another code for a kernel. Exists so that tests can show that a wrong one is noticed.
+#[derive(Clone, Debug)]
+pub struct Substitute {
+    /// Runs in place of the kernel of its name, whose bindings and constants it has; its hash differs.
+    pub kernel: &'static Kernel,
+    /// Only in the command of this label; everywhere without one.
+    pub label: Option<String>,
+}
+
 /// How to open a device.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceOptions {
@@ -50,6 +69,8 @@ pub struct DeviceOptions {
     pub cache_dir: Option<PathBuf>,
     /// What the cache belongs to besides the driver, such as a hash of all shaders: another one starts anew.
     pub cache_key: String,
+    /// Kernels not to be used; those who choose kernels see the device's own in [`Caps::avoid`].
+    pub avoid: Vec<Avoid>,
 }
 
 impl DeviceOptions {
@@ -59,6 +80,8 @@ impl DeviceOptions {
         for simulated in &self.simulate {
             simulated.apply(caps);
         }
+        let own = self.avoid.iter().filter(|avoid| avoid.uuid == caps.uuid);
+        caps.avoid = own.flat_map(|avoid| avoid.kernels.iter().cloned()).collect();
     }
 }
 
@@ -85,7 +108,18 @@ pub(crate) struct Gpu {
     pub(crate) timeline: Arc<Timeline>,
     fence: Fence,
     pub(crate) pipelines: Pipelines,
+    substitutes: Mutex<Vec<Substitute>>,
     pub(crate) context: Arc<Context>,
+}
+
+impl Gpu {
+    /// The kernel whose code runs for a command.
+    pub(crate) fn kernel(&self, kernel: &'static Kernel, label: &str) -> &'static Kernel {
+        let fits = |other: &&Substitute| {
+            other.kernel.name == kernel.name && other.label.as_deref().is_none_or(|wanted| wanted == label)
+        };
+        lock(&self.substitutes).iter().find(fits).map_or(kernel, |other| other.kernel)
+    }
 }
 
 impl Drop for Gpu {
@@ -142,7 +176,8 @@ impl Device {
             let pipelines = Pipelines::new(&context, options.cache_dir.as_deref(), &options.cache_key)?;
             let timeline = Arc::new(Timeline::new(&context)?);
             let fence = Fence::new(&context)?;
-            Backend::Vulkan(Arc::new(Gpu { timeline, fence, pipelines, context }))
+            let substitutes = Mutex::default();
+            Backend::Vulkan(Arc::new(Gpu { timeline, fence, pipelines, substitutes, context }))
         };
         Ok(Device { backend: Arc::new(backend) })
     }
@@ -309,6 +344,13 @@ impl Device {
                 }
                 Ok(Ticket { timeline: Some((Arc::clone(&gpu.timeline), value)), doing })
             }
+        }
+    }
+
+    /// Runs other code in place of some kernels in what is compiled from now on. The reference device knows no code.
+    pub fn substitute(&self, substitutes: Vec<Substitute>) {
+        if let Backend::Vulkan(gpu) = &*self.backend {
+            *lock(&gpu.substitutes) = substitutes;
         }
     }
 

@@ -275,7 +275,7 @@ impl Encoded {
     ) -> Result<Arc<Pipeline>, Error> {
         let caps = &self.gpu.context.caps;
         let device = &self.gpu.context.device;
-        let kernel = dispatch.kernel;
+        let kernel = self.gpu.kernel(dispatch.kernel, &dispatch.label);
         let specs = kernel.spec_values(&dispatch.specs, caps.subgroup);
         let pipeline = self.gpu.pipelines.get(kernel, &specs)?;
         let layouts = [pipeline.set_layout];

@@ -46,9 +46,9 @@ mod vulkan;
 
 pub use arena::Arena;
 pub use buffer::{Buffer, Memory, Usage, View};
-pub use call::{Call, Words};
+pub use call::{Call, READ, WRITTEN, Words};
 pub use caps::{Caps, DeviceKind, HeapInfo, MemoryType, Need};
-pub use device::{CompileOptions, Compiled, Device, DeviceInfo, DeviceOptions, Selector};
+pub use device::{Avoid, CompileOptions, Compiled, Device, DeviceInfo, DeviceOptions, Selector, Substitute};
 pub use error::Error;
 pub use inspect::{Executable, Inspector};
 pub use kernel::{Access, Binding, Kernel, SpecConstant};

@@ -184,6 +184,7 @@ unsafe fn query_caps(
         memory: types,
         flush_alignment: limits.non_coherent_atom_size.max(1),
         import_alignment: imports.then_some(host.min_imported_host_pointer_alignment.max(4096)),
+        avoid: Vec::new(),
         simulated: Vec::new(),
         uuid: hash.finalize().into(),
     }

@@ -57,7 +57,7 @@ fn with_words<R>(
         .map(|(view, &index)| {
             let start = (view.offset / 4) as usize;
             let end = ((view.offset + view.len).div_ceil(4)) as usize;
-            Words(&cells[index][start..end])
+            Words::cells(&cells[index][start..end])
         })
         .collect();
     Ok(body(&args))

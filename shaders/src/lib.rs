@@ -13,4 +13,4 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/generated.rs"));
 }
 
-pub use generated::{SHADER_HASH, ops, records};
+pub use generated::{SHADER_HASH, SOURCES, ops, records};

@@ -48,6 +48,9 @@ pub struct Wanted<'a> {
     pub max_workgroup: u32,
     /// What the device can do.
     pub has: &'a dyn Fn(Need) -> bool,
+    /// Kernels that the device computes wrongly, by name. Where there are some, candidates that are not meant for the
+    /// step or the subgroup size but can do it stand in for them.
+    pub avoid: &'a [String],
 }
 
 /// Why a candidate was not chosen.
@@ -84,6 +87,8 @@ pub enum Why {
         device: u32,
     },
     Needs(Vec<Need>),
+    /// The device computes it wrongly.
+    Avoided,
     /// It fits, and another of a higher or equal rank was taken.
     Outranked {
         by: &'static str,
@@ -114,6 +119,7 @@ impl fmt::Display for Refusal {
                 let names: Vec<&str> = needs.iter().map(|need| need.name()).collect();
                 write!(f, "needs {}, which the device lacks", names.join(", "))
             }
+            Why::Avoided => write!(f, "was found to be wrong on this device"),
             Why::Outranked { by, rank } => write!(f, "fits, but {by} has rank {rank}"),
         }
     }
@@ -124,7 +130,24 @@ pub fn select(
     candidates: &'static [Candidate],
     wanted: &Wanted<'_>,
 ) -> Result<&'static Candidate, Vec<Refusal>> {
-    best(candidates, wanted).ok_or_else(|| explain(candidates, wanted).1)
+    best(candidates, wanted)
+        .or_else(|| if wanted.avoid.is_empty() { None } else { stand_in(candidates, wanted) })
+        .ok_or_else(|| explain(candidates, wanted).1)
+}
+
+/// A candidate that can do what another is meant for: what it is meant for is only what it is fast at.
+fn stand_in(candidates: &'static [Candidate], wanted: &Wanted<'_>) -> Option<&'static Candidate> {
+    let meant = |why: &Why| matches!(why, Why::Rows { .. } | Why::Subgroup { .. });
+    let fits = |candidate: &&Candidate| {
+        let at_its_best = Wanted {
+            rows: wanted.rows.clamp(candidate.rows.0, candidate.rows.1),
+            subgroup: wanted.subgroup.clamp(candidate.subgroup.0, candidate.subgroup.1),
+            ..*wanted
+        };
+        obstacle(candidate, wanted).is_some_and(|why| meant(&why))
+            && obstacle(candidate, &at_its_best).is_none()
+    };
+    candidates.iter().filter(fits).max_by_key(|candidate| candidate.rank)
 }
 
 /// The choice without its reasons, which would cost more than the choice.
@@ -171,6 +194,9 @@ fn obstacle(candidate: &Candidate, wanted: &Wanted<'_>) -> Option<Why> {
     }
     if let Some(class) = wanted.class.filter(|class| *class != candidate.class) {
         return Some(Why::Class { has: candidate.class, wanted: class.to_owned() });
+    }
+    if wanted.avoid.iter().any(|name| name == candidate.kernel.name) {
+        return Some(Why::Avoided);
     }
     let within = |(low, high): (u32, u32), value: u32| (low..=high).contains(&value);
     if !within(candidate.rows, wanted.rows) {
@@ -234,7 +260,7 @@ mod tests {
     const ALL: &dyn Fn(Need) -> bool = &|_| true;
 
     fn wanted<'a>() -> Wanted<'a> {
-        Wanted { axes: Q8, rows: 1, subgroup: 32, class: None, max_workgroup: 128, has: ALL }
+        Wanted { axes: Q8, rows: 1, subgroup: 32, class: None, max_workgroup: 128, has: ALL, avoid: &[] }
     }
 
     #[test]

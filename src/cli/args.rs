@@ -42,6 +42,11 @@ pub(super) enum Command {
     Bench(Box<super::bench::args::BenchArgs>),
     /// List the Vulkan devices
     Devices(DevicesArgs),
+    /// Examine machine, drivers and the kernels of a model; what is wrong is not used again
+    #[command(after_help = "Exit codes: 0 all is well, 1 kernels are wrong, 2 usage, 3 device error.")]
+    Doctor(super::doctor::DoctorArgs),
+    /// Find a dispatch that a device computes wrongly, and make it something that runs alone
+    Repro(super::repro::ReproArgs),
     /// Test every kernel on a device; no model is needed
     #[command(
         after_help = "Exit codes: 0 all passed, 1 some failed or passed unexpectedly, 2 usage, 3 device error, \
@@ -413,10 +418,13 @@ pub(super) struct SelftestArgs {
     /// Run the cases whose names match a regular expression; may be given more than once
     #[arg(long, value_name = "REGEX")]
     pub(super) filter: Vec<String>,
+    /// Run the cases that look for faults of real drivers, and say which
+    #[arg(long, conflicts_with = "filter")]
+    pub(super) corpus: bool,
     /// Seed of the random inputs
     #[arg(long, value_name = "N")]
     pub(super) seed: Option<u64>,
-    /// File of expected failures, lines of PATTERN # REASON; a case that passes nevertheless fails the run
+    /// File of expected failures, lines of PATTERN [@ DRIVER [>=VERSION] [<VERSION]] # REASON; a case that passes nevertheless fails the run
     #[arg(long, value_name = "FILE")]
     pub(super) expect: Option<PathBuf>,
     /// Write the results as JUnit XML

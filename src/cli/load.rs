@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use vkllm_runtime::{Device, DeviceOptions, Need, Selector, Simulated, Validation};
 
 use super::args::{ActivationsArg, CacheArgs, ContextArg, DeviceArgs, ModelArgs, ValidateArg};
-use super::{CHECK, Failure, input};
+use super::{CHECK, Failure, doctor, input};
 use crate::gguf::Gguf;
 use crate::{Activations, KvType, LoadMode, Model, ModelFile, ModelOptions, Watch};
 
@@ -28,7 +28,7 @@ pub(super) fn home() -> Option<PathBuf> {
 }
 
 /// Folder of the pipeline cache, as the XDG base directory specification has it.
-fn cache_dir() -> Option<PathBuf> {
+pub(super) fn cache_dir() -> Option<PathBuf> {
     let base = absolute("XDG_CACHE_HOME")
         .or_else(|| absolute("LOCALAPPDATA"))
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
@@ -43,7 +43,7 @@ pub(super) fn state_dir() -> Option<PathBuf> {
     Some(base.join("vkllm"))
 }
 
-fn selector(name: Option<&str>) -> Selector {
+pub(super) fn selector(name: Option<&str>) -> Selector {
     match name {
         None => Selector::Auto,
         Some("reference") => Selector::Reference,
@@ -58,10 +58,22 @@ pub(super) fn device(args: &DeviceArgs) -> Result<Device, Failure> {
 
 /// As [`device`], with the device's own errors apart from those of the arguments.
 pub(super) fn open(args: &DeviceArgs) -> Result<Result<Device, vkllm_runtime::Error>, Failure> {
-    Ok(Device::open(&device_options(args)?))
+    let device = Device::open(&device_options(args)?);
+    if let Ok(device) = &device
+        && !device.caps().avoid.is_empty()
+    {
+        let (name, kernels) = (&device.caps().name, device.caps().avoid.join(", "));
+        tracing::warn!("{name} computes {kernels} wrongly, as the doctor found; other kernels are used");
+    }
+    Ok(device)
 }
 
-/// What was asked for of a device.
+/// As [`open`], as if no doctor had been there.
+pub(super) fn open_fresh(args: &DeviceArgs) -> Result<Result<Device, vkllm_runtime::Error>, Failure> {
+    Ok(Device::open(&DeviceOptions { avoid: Vec::new(), ..device_options(args)? }))
+}
+
+/// What was asked for of a device, without the kernels that the doctor found wrong on it.
 pub(super) fn device_options(args: &DeviceArgs) -> Result<DeviceOptions, Failure> {
     let mut minus = Vec::new();
     if let Some(caps) = &args.caps {
@@ -100,6 +112,7 @@ pub(super) fn device_options(args: &DeviceArgs) -> Result<DeviceOptions, Failure
         subgroup: args.subgroup,
         cache_dir: cache_dir(),
         cache_key: crate::SHADER_HASH.to_owned(),
+        avoid: cache_dir().map(|folder| doctor::remembered(&folder)).unwrap_or_default(),
     })
 }
 

@@ -5,11 +5,13 @@ mod audit;
 mod bench;
 mod chat;
 mod devices;
+mod doctor;
 mod fetch;
 mod inspect;
 mod load;
 mod logits;
 mod pair;
+mod repro;
 mod run;
 mod selftest;
 mod show;
@@ -159,6 +161,8 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Audit(args) => audit::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Devices(args) => devices::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Repro(args) => repro::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

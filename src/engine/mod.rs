@@ -10,11 +10,12 @@ mod survey;
 mod tests;
 mod work;
 
+use std::collections::BTreeSet;
 use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use vkllm_runtime::{Arena, Buffer, Caps, Device, Recording, Usage};
+use vkllm_runtime::{Arena, Buffer, Caps, Command, Device, Recording, Usage};
 
 use plan::Draft;
 pub use plan::Plan;
@@ -160,6 +161,20 @@ impl ModelFile {
     /// Errors: sizes beyond what the device can bind, a cache type that does not fit the heads, no kernel for the model.
     pub fn plan(&self, caps: &Caps, options: &ModelOptions) -> Result<Plan> {
         Ok(Draft::new(self, caps, options, self.context(options))?.plan)
+    }
+
+    /// Names of the kernels that conversations with the model use on a device like this, without those of speculation.
+    ///
+    /// Errors: as [`ModelFile::plan`].
+    pub fn kernels(&self, caps: &Caps, options: &ModelOptions) -> Result<BTreeSet<&'static str>> {
+        let draft = Draft::new(self, caps, options, self.context(options))?;
+        let commands = draft.steps.iter().flat_map(Recording::commands);
+        let mut names: BTreeSet<&'static str> = BTreeSet::new();
+        names.extend(commands.filter_map(|command| match command {
+            Command::Dispatch(dispatch) => Some(dispatch.kernel.name),
+            _ => None,
+        }));
+        Ok(names)
     }
 
     /// The largest context for which a device has room, at most what the model was trained for.

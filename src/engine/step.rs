@@ -89,6 +89,9 @@ pub(super) struct Slot {
     pub(super) blocks: Vec<u32>,
 }
 
+/// Who sees every step as data before it runs, with what it reads in place. No other submission is under way.
+pub(crate) type Observer = Box<dyn FnMut(&Device, &Recording) -> Result<()> + Send>;
+
 /// A model ready to step.
 pub struct Engine {
     device: Device,
@@ -107,6 +110,7 @@ pub struct Engine {
     capacity: u32,
     activations: Activations,
     profiling: bool,
+    observer: Option<Observer>,
     pub(crate) times: StepTimes,
     pub(crate) profile: Profile,
 }
@@ -168,6 +172,7 @@ impl Engine {
             capacity,
             activations: options.activations,
             profiling: options.profile,
+            observer: None,
             times: StepTimes::default(),
             profile: Profile::default(),
         };
@@ -400,7 +405,17 @@ impl Engine {
         Ok(values)
     }
 
+    /// Shows every step to somebody; rounds of speculation are not shown.
+    pub(crate) fn observe(&mut self, observer: Option<Observer>) {
+        self.observer = observer;
+    }
+
     fn run(&mut self, key: Key, seen: Seen, began: Instant) -> Result<()> {
+        if let Some(mut observer) = self.observer.take() {
+            let shown = self.step(&key).and_then(|r| observer(&self.device, &r.recording));
+            self.observer = Some(observer);
+            shown?;
+        }
         let index = match self.recordings.position(&key) {
             Some(index) => index,
             None => {

@@ -49,11 +49,12 @@ pub fn takes_int8(r: &Recorder<'_>, tensor: &Tensor) -> bool {
         Activations::Int8 => true,
         Activations::Auto => r.caps.has(Need::IntegerDot),
     };
-    wanted
-        && tensor.k.is_multiple_of(32)
-        && ops::linear::CANDIDATES
-            .iter()
-            .any(|c| c.kernel.axis("FORMAT") == tensor.format.name && c.kernel.axis("ACT") == "q8")
+    let is_own =
+        |c: &&Candidate| c.kernel.axis("FORMAT") == tensor.format.name && c.kernel.axis("ACT") == "q8";
+    let avoided = |c: &Candidate| r.caps.avoid.iter().any(|name| name == c.kernel.name);
+    let mut own = ops::linear::CANDIDATES.iter().filter(is_own).peekable();
+    // Where one of them is wrong all products of the format are of floats, so that steps of all sizes agree.
+    wanted && tensor.k.is_multiple_of(32) && own.peek().is_some() && !own.any(avoided)
 }
 
 /// What is added to a product.
@@ -161,7 +162,19 @@ fn kernel_of(
         (false, true) => "prefill-int8",
         (false, false) => "prefill-float",
     };
-    r.select(label, ops::linear::CANDIDATES, Want { axes: &axes, rows, class: Some(class) })
+    let select =
+        |class| r.select(label, ops::linear::CANDIDATES, Want { axes: &axes, rows, class: Some(class) });
+    // The kernels of the other class stand in for those that the device computes wrongly.
+    let other = match class {
+        "int8" => "prefill-int8",
+        "float" => "prefill-float",
+        "prefill-int8" => "int8",
+        _ => "float",
+    };
+    match select(class) {
+        Err(refused) if !r.caps.avoid.is_empty() => select(other).map_err(|_| refused),
+        chosen => chosen,
+    }
 }
 
 /// A stack of matrices, one for each expert, and a bias for each of their outputs.
@@ -345,10 +358,14 @@ struct Tile {
 
 fn tile_of(candidate: &'static Candidate, rows: u32, subgroup: u32) -> Tile {
     let wg = candidate.fixed("WG").unwrap_or(subgroup);
-    let lanes = candidate.fixed("LANES").unwrap_or(1);
+    let mut lanes = candidate.fixed("LANES").unwrap_or(1);
+    if candidate.kernel.needs.contains(&Need::SubgroupShuffle) {
+        lanes = lanes.min(subgroup);
+    }
     let per_lane = candidate.fixed("OUTS").unwrap_or(1);
-    let tile_rows = candidate.fixed("ROWS").unwrap_or(rows);
+    let tile_rows = candidate.fixed("ROWS").unwrap_or(rows.min(MAX_ROWS));
     let mut specs = vec![("WG", wg), ("SG", subgroup), ("ROWS", tile_rows)];
-    specs.extend(candidate.spec.iter().filter(|(name, _)| !matches!(*name, "WG" | "ROWS")));
+    specs.extend(candidate.fixed("LANES").map(|_| ("LANES", lanes)));
+    specs.extend(candidate.spec.iter().filter(|(name, _)| !matches!(*name, "WG" | "ROWS" | "LANES")));
     Tile { specs, outputs: (wg / lanes * per_lane).max(1), rows: tile_rows }
 }

@@ -146,6 +146,7 @@ impl<'a> Recorder<'a> {
             class: wanted.class,
             max_workgroup: caps.max_workgroup,
             has: &has,
+            avoid: &caps.avoid,
         };
         select(candidates, &wanted).map_err(|refusals| Error::NoKernel {
             op: op.to_owned(),

@@ -6,6 +6,7 @@
 
 mod attention;
 pub mod compare;
+pub mod corpus;
 mod experts;
 mod heads;
 mod job;

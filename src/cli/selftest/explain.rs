@@ -31,6 +31,7 @@ pub(super) fn print(op: &str, device: &Device, out: &mut dyn Write) -> Result<()
             class: Some(class),
             max_workgroup: caps.max_workgroup,
             has: &has,
+            avoid: &caps.avoid,
         };
         for (first, last) in ranges(candidates) {
             let (chosen, refusals) = explain(candidates, &rows(first));

@@ -4,6 +4,7 @@ mod expect;
 mod explain;
 mod report;
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use vkllm_runtime::{Device, Error as DeviceError};
 
 use super::args::SelftestArgs;
 use super::{Failure, input, interrupt_flag, load};
+use crate::selftest::corpus::BUGS;
 use crate::selftest::{Bench, Case, Fault, SEED, cases};
 use expect::Expectations;
 use report::{Outcome, Report, Row};
@@ -23,15 +25,20 @@ const UNTESTABLE: u8 = 125;
 
 pub(super) fn run(args: &SelftestArgs) -> Result<(), Failure> {
     let filters = patterns("--filter", &args.filter)?;
-    let expectations = args.expect.as_deref().map(Expectations::read).transpose()?.unwrap_or_default();
     let device = load::open(&args.device)?.map_err(untestable)?;
+    let driver = device.caps().driver.clone();
+    let read = |path| Expectations::read(path, &driver);
+    let expectations = args.expect.as_deref().map(read).transpose()?.unwrap_or_default();
     if let Some(op) = &args.explain {
         return explain::print(op, &device, &mut io::stdout().lock());
     }
     let all = cases(device.caps());
+    let looking: BTreeSet<&str> =
+        BUGS.iter().flat_map(|bug| bug.cases(&all)).filter(|_| args.corpus).map(Case::name).collect();
     let chosen: Vec<&Case> = all
         .iter()
         .filter(|case| filters.is_empty() || filters.iter().any(|regex| regex.is_match(case.name())))
+        .filter(|case| !args.corpus || looking.contains(case.name()))
         .collect();
     if chosen.is_empty() {
         let sentence = format!("--filter matches none of the {} cases; --list prints their names", all.len());
@@ -52,8 +59,32 @@ pub(super) fn run(args: &SelftestArgs) -> Result<(), Failure> {
         writeln!(out)?;
     } else {
         report.print(&mut out)?;
+        if args.corpus {
+            corpus(&report, &all, &mut out)?;
+        }
     }
     conclude(&report)
+}
+
+/// What became of each known fault.
+fn corpus(report: &Report<'_>, all: &[Case], out: &mut dyn Write) -> io::Result<()> {
+    for bug in BUGS {
+        let names: BTreeSet<&str> = bug.cases(all).into_iter().map(Case::name).collect();
+        let own = report.rows.iter().filter(|row| names.contains(row.case.name()));
+        let count = |wanted| own.clone().filter(|row| row.outcome == wanted).count();
+        let (passed, failed) = (count(Outcome::Passed), count(Outcome::Failed));
+        let state = match (passed, failed) {
+            (0, 0) => "not tested here",
+            (_, 0) => "not here",
+            _ => "HERE",
+        };
+        writeln!(
+            out,
+            "{state:15} {} ({passed} cases passed, {failed} failed): {} ({})",
+            bug.name, bug.story, bug.cites
+        )?;
+    }
+    Ok(())
 }
 
 /// Runs the cases until they end, the device fails or somebody presses Ctrl-C.

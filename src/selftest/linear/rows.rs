@@ -77,6 +77,7 @@ fn chosen(family: Family, caps: &Caps, rows: usize) -> Option<&'static Candidate
         class: Some(family.class),
         max_workgroup: caps.max_workgroup,
         has: &has,
+        avoid: &[],
     };
     select(CANDIDATES, &wanted).ok()
 }

@@ -1,0 +1,299 @@
+//! Captured cases: they run alone with the same bits, say what they find by their exit codes, and survive bad folders.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use vkllm::repro::{
+    Capsule, Case, FindOptions, Verdict, assembly, capture, dispatches, judge, reduce, replay, synthetic,
+};
+use vkllm::selftest::Rng;
+use vkllm::{Activations, Device};
+
+use super::mutate::{Fault, mutant, untyped};
+use super::{PROMPT, model};
+use crate::cli::{command, vkllm};
+use crate::harness;
+
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("repro").join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(folder.parent().expect("a parent")).expect("a folder in the target folder");
+    folder
+}
+
+/// One dispatch of the small model.
+fn captured(device: &Device, label: &str) -> Capsule {
+    let options = FindOptions { label: Some(label.into()), ..FindOptions::default() };
+    let model = model(device, Activations::Int8);
+    capture(&model, &PROMPT, &options, 0).expect("a prompt that fits").expect("such a dispatch")
+}
+
+fn case(device: &Device, capsule: &Capsule) -> Case {
+    let mut case = Case::new(capsule, device.caps(), None);
+    case.actual = Some(case.capsule.run(device).expect("it runs").state);
+    case
+}
+
+#[test]
+fn every_pipeline_of_a_step_runs_alone_with_the_same_bits() {
+    let Some(device) = harness::another() else { return };
+    let (mut seen, mut bytes) = (BTreeSet::new(), 0);
+    for activations in [Activations::Float, Activations::Int8] {
+        let model = model(&device, activations);
+        let all = FindOptions { tokens: 1, ..FindOptions::default() };
+        for (label, kernel) in dispatches(&model, &PROMPT, &all).expect("a prompt that fits") {
+            if !seen.insert(kernel.name) {
+                continue;
+            }
+            let options =
+                FindOptions { label: Some(label.clone()), op: Some(kernel.op.into()), ..all.clone() };
+            let capsule = capture(&model, &PROMPT, &options, 0).expect("a prompt").expect("such a dispatch");
+            let path = folder(&format!("{}.tar.zst", kernel.name));
+            case(&device, &capsule).write(&path).unwrap_or_else(|error| panic!("{label}: {error}"));
+            bytes = std::fs::metadata(&path).expect("it was written").len().max(bytes);
+            let read = Case::read(&path, false).unwrap_or_else(|error| panic!("{label}: {error}"));
+            let replayed = replay(&device, &read, 2, &mut |_| {});
+            assert!(matches!(replayed.verdict, Verdict::Match), "{label}: {:?}", replayed.verdict);
+            assert_eq!((replayed.same_bits, replayed.deterministic), (Some(true), true), "{label}");
+            std::fs::remove_file(&path).expect("it was there");
+        }
+    }
+    println!("{} kernels, the largest case has {bytes} bytes", seen.len());
+    assert!(seen.len() >= 12, "{seen:?}");
+    assert!(bytes <= 1 << 20);
+}
+
+#[test]
+fn made_up_data_keep_a_fault_and_hold_nothing_of_the_model() {
+    let Some(device) = harness::another() else { return };
+    let capsule = captured(&device, "blk.1.ffn_up");
+    let kernel = mutant(capsule.kernel, Fault::Overflow, 0).expect("a product");
+    let made = Capsule { kernel, ..synthetic(&capsule, 1) };
+    let case = case(&device, &made);
+    assert!(matches!(replay(&device, &case, 1, &mut |_| {}).verdict, Verdict::Mismatch(_)));
+    let (x, weights) = (capsule.arg("x").expect("x"), capsule.arg("weights").expect("weights"));
+    for arg in [x, weights] {
+        let (old, new) = (&capsule.pieces[arg.piece].words, &made.pieces[arg.piece].words);
+        let same = old.iter().zip(new).filter(|(old, new)| old == new && **old != 0).count();
+        assert!(same * 20 < old.len(), "{same} of {} words stay", old.len());
+    }
+    let text = String::from_utf8_lossy(&case.files().expect("its files")["manifest.json"]).into_owned();
+    assert!(!text.contains("stories") && text.contains("\"op\": \"linear\""), "{text}");
+}
+
+fn run(path: &Path, more: &[&str]) -> Option<i32> {
+    vkllm(&[&["repro", "run", path.to_str().expect("UTF-8")], more].concat()).code
+}
+
+#[test]
+fn exit_codes_tell_what_happened() {
+    let Some(device) = harness::another() else { return };
+    let capsule = captured(&device, "blk.0.attn_norm");
+    let good = case(&device, &capsule);
+    let write = |name: &str, case: &Case| {
+        let path = folder(name);
+        case.write(&path).expect("a case");
+        path
+    };
+    let path = write("good", &good);
+    assert_eq!(run(&path, &["--times", "3"]), Some(0));
+    assert_eq!(run(&path, &["--device", "reference"]), Some(0));
+    assert_eq!(run(&path, &["--caps", "minus:subgroup-shuffle"]), Some(125));
+
+    let kernel = mutant(capsule.kernel, Fault::Nan, 0).expect("a product");
+    let wrong = Case::new(&Capsule { kernel, ..capsule.clone() }, device.caps(), None);
+    let path = write("wrong", &wrong);
+    assert_eq!(run(&path, &[]), Some(2), "SPIR-V of another program needs --raw");
+    assert_eq!(run(&path, &["--raw"]), Some(1));
+    let said = vkllm(&["repro", "run", path.to_str().expect("UTF-8"), "--raw", "--json"]);
+    assert!(said.out.contains("\"code\":1") && said.out.contains("NaN"), "{said:?}");
+
+    let mut endless = good.clone();
+    endless.manifest.grid = [65535, 65535, 1];
+    let path = write("endless", &endless);
+    assert_eq!(run(&path, &["--timeout", "0.5"]), Some(11));
+
+    let kernel = untyped(capsule.kernel);
+    let mut broken = good.clone();
+    broken.capsule.kernel = kernel;
+    broken.manifest.spirv_sha256 = sha256(kernel.spirv);
+    let path = write("broken", &broken);
+    assert_eq!(run(&path, &["--raw", "--timeout", "30"]), Some(12));
+
+    assert_eq!(run(Path::new("/nonexistent"), &[]), Some(2));
+    let mut parent = command(&["repro", "run"]);
+    assert_eq!(parent.output().expect("it starts").status.code(), Some(2));
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn damaged_cases_are_refused_and_nothing_panics() {
+    let Some(device) = harness::another() else { return };
+    let good = case(&device, &captured(&device, "blk.0.attn_norm"));
+    let path = folder("damaged");
+    good.write(&path).expect("a case");
+    let files = good.files().expect("its files");
+    let mut rng: Rng = harness::rng("damaged cases");
+    for round in 0..400 {
+        let names: Vec<&String> = files.keys().collect();
+        let name =
+            if round % 2 == 0 { "manifest.json" } else { names[rng.int(0, names.len() as i32 - 1) as usize] };
+        let mut bytes = files[name].clone();
+        if bytes.is_empty() {
+            continue;
+        }
+        let at = rng.int(0, bytes.len() as i32 - 1) as usize;
+        match round % 4 {
+            0 | 1 => bytes[at] ^= 1 << rng.int(0, 7),
+            2 => {
+                let digits = bytes.iter().enumerate().filter(|(_, b)| b.is_ascii_digit()).map(|(i, _)| i);
+                let digits: Vec<usize> = digits.collect();
+                let at = digits[rng.int(0, digits.len() as i32 - 1) as usize];
+                bytes.splice(at..at, b"99999999".iter().copied());
+            }
+            _ => bytes.truncate(at),
+        }
+        std::fs::write(path.join(name), &bytes).expect("the folder is there");
+        // Refused or not, nothing panics.
+        let _ = Case::read(&path, true);
+        let _ = Case::read(&path, false);
+        std::fs::write(path.join(name), &files[name]).expect("the folder is there");
+    }
+    Case::read(&path, false).expect("it is whole again");
+    for name in ["manifest.json", "shader.spv", "in_0.bin"] {
+        std::fs::remove_file(path.join(name)).expect("it is there");
+        assert!(Case::read(&path, true).expect_err("a file is missing").contains(name));
+        std::fs::write(path.join(name), &files[name]).expect("the folder is there");
+    }
+    for bytes in [&b""[..], b"not an archive", &[0x28, 0xb5, 0x2f, 0xfd, 0, 0, 0, 0]] {
+        let archive = folder("bad.tar.zst");
+        std::fs::write(&archive, bytes).expect("the folder is there");
+        assert!(Case::read(&archive, true).is_err());
+    }
+}
+
+#[test]
+fn find_and_capture_from_the_command_line() {
+    if harness::device().is_none() {
+        return;
+    }
+    let said = vkllm(&["repro", "find", "--tokens", "1,403,407", "-n", "1", "--json"]);
+    assert_eq!(said.json()["findings"], serde_json::json!([]));
+    let path = folder("captured");
+    let path = path.to_str().expect("UTF-8");
+    let capture = ["repro", "capture", "--tokens", "1,403,407", "-n", "1", "-o", path];
+    vkllm(&[&capture[..], &["--label", "blk.2.ffn_down", "--synthetic"]].concat()).succeeds();
+    for file in ["manifest.json", "shader.spv", "shader.spvasm", "in_0.bin", "README.md"] {
+        assert!(Path::new(path).join(file).is_file(), "{file}");
+    }
+    assert_eq!(run(Path::new(path), &[]), Some(0));
+    vkllm(&[&capture[..], &["--op", "embed"]].concat()).refuses(2, &["token ids", "--include-ids"]);
+    vkllm(&[&capture[..], &["--op", "nothing"]].concat()).refuses(2, &["--op"]);
+}
+
+/// Instructions of a module, without its header.
+fn code(bytes: &[u8]) -> &[u8] {
+    &bytes[20..]
+}
+
+#[test]
+fn the_assembly_of_every_kernel_makes_the_same_code() {
+    let assembler = std::process::Command::new("spirv-as").arg("--version").output();
+    if assembler.is_err() {
+        return harness::skip("spirv-as is not installed");
+    }
+    let (text, module) = (folder("kernel.spvasm"), folder("kernel.spv"));
+    let mut refused = 0;
+    for kernel in vkllm_shaders::ops::ALL {
+        std::fs::write(&text, assembly(kernel.spirv).expect("a module")).expect("the folder is there");
+        let (out, input) = (module.to_str().expect("UTF-8"), text.to_str().expect("UTF-8"));
+        let said = std::process::Command::new("spirv-as")
+            .args(["--target-env", "vulkan1.3", "--preserve-numeric-ids", "-o", out, input])
+            .output()
+            .expect("it starts");
+        let told = String::from_utf8_lossy(&said.stderr);
+        // Older assemblers know no newer extensions.
+        if !said.status.success() && told.contains("OpExtension") {
+            refused += 1;
+            continue;
+        }
+        assert!(said.status.success(), "{}: {told}", kernel.name);
+        let made = std::fs::read(&module).expect("it was written");
+        assert_eq!(code(&made), code(kernel.spirv), "{}", kernel.name);
+    }
+    println!("{} modules, {refused} beyond this assembler", vkllm_shaders::ops::ALL.len());
+    assert!(refused * 2 < vkllm_shaders::ops::ALL.len());
+}
+
+#[test]
+fn cases_are_exported() {
+    let Some(device) = harness::another() else { return };
+    let capsule = captured(&device, "blk.1.attn_q");
+    let kernel = mutant(capsule.kernel, Fault::Nan, 0).expect("a product");
+    let case = case(&device, &Capsule { kernel, ..capsule });
+    let path = folder("export");
+    case.write(&path).expect("a case");
+    let path = path.to_str().expect("UTF-8");
+    let (script, program) = (folder("export.amber"), folder("export.c"));
+    let said = vkllm(&[
+        "repro",
+        "export",
+        path,
+        "--raw",
+        "--amber",
+        script.to_str().expect("UTF-8"),
+        "--c",
+        program.to_str().expect("UTF-8"),
+        "--issue",
+        "mesa",
+    ]);
+    let said = &said.succeeds().out;
+    for words in ["vkllm repro run", "Driver:", "lspci", "SHA-256", "linear", "Workgroups"] {
+        assert!(said.contains(words), "{words} is not in\n{said}");
+    }
+    assert!(said.len() < 64 << 10);
+    let script = std::fs::read_to_string(script).expect("it was written");
+    for words in
+        ["#!amber", "SPIRV-ASM", "SPECIALIZE", "REQUIRED_SIZE", "push_constant", "RUN pipeline", "TOLERANCE"]
+    {
+        assert!(script.contains(words), "{words} is not in the script");
+    }
+    let program = std::fs::read_to_string(program).expect("it was written");
+    assert!(!program.contains("/* DATA */") && program.contains("vkCmdDispatch"));
+    vkllm(&["repro", "export", path, "--raw"]).refuses(2, &["--amber", "--issue"]);
+    vkllm(&["repro", "export", path, "--raw", "--issue", "amd"]).refuses(2, &["amd", "mesa"]);
+}
+
+#[test]
+fn a_mismatch_is_reduced() {
+    let Some(device) = harness::another() else { return };
+    let (mut inputs, mut count) = ((0, 0), 0);
+    for label in ["blk.1.attn_q", "blk.2.attn_q", "blk.3.ffn_gate", "blk.0.ffn_act", "output_norm"] {
+        let capsule = captured(&device, label);
+        for fault in [Fault::Nan, Fault::Overflow, Fault::WrongSign, Fault::OffByOne] {
+            let Some(kernel) = mutant(capsule.kernel, fault, 1) else { continue };
+            let wrong = Capsule { kernel, ..capsule.clone() };
+            let mut still = |capsule: &Capsule| {
+                let ran = capsule.run(&device).expect("it runs");
+                let outputs = judge(capsule, &ran.state, &capsule.meaning());
+                outputs.iter().any(|output| !output.wrong.is_empty())
+            };
+            if !still(&wrong) {
+                continue;
+            }
+            let start = Instant::now();
+            let (small, done) = reduce(&wrong, &mut still, start + Duration::from_secs(20));
+            assert!(still(&small), "{label} {fault:?}");
+            println!("{label} {fault:?}: {done:?} in {:?}", start.elapsed());
+            inputs = (inputs.0 + done.inputs.0, inputs.1 + done.inputs.1);
+            count += 1;
+        }
+    }
+    println!("{count} cases: {} of {} inputs are left", inputs.1, inputs.0);
+    assert!(count >= 8 && inputs.1 * 10 <= inputs.0);
+}
