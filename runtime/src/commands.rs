@@ -49,6 +49,9 @@ impl Commands {
 
 impl Drop for Commands {
     fn drop(&mut self) {
+        if self.context.is_stuck() {
+            return;
+        }
         // SAFETY: whoever submitted it waited for its last submission.
         unsafe { self.context.device.destroy_command_pool(self.pool, None) };
     }

@@ -10,6 +10,7 @@ use crate::caps::{Caps, Need};
 use crate::choose::{choose, expected};
 use crate::encode::{Encoded, Fence, constant_bytes};
 use crate::error::Error;
+use crate::fault::Faults;
 use crate::hazard::between;
 use crate::kernel::Kernel;
 use crate::memory::{HostMemory, Storage, VulkanBuffer, counters};
@@ -71,6 +72,8 @@ pub struct DeviceOptions {
     pub cache_key: String,
     /// Kernels not to be used; those who choose kernels see the device's own in [`Caps::avoid`].
     pub avoid: Vec<Avoid>,
+    /// Calls of the driver that fail, for tests. One device of a process at a time can have them.
+    pub faults: Option<Arc<Faults>>,
 }
 
 impl DeviceOptions {
@@ -220,7 +223,10 @@ impl Device {
         let name = name.into();
         let size = size.max(4).next_multiple_of(4);
         let storage = match &*self.backend {
-            Backend::Vulkan(gpu) => Storage::Vulkan(VulkanBuffer::new(&gpu.context, &name, size, usage)?),
+            Backend::Vulkan(gpu) => {
+                let context = &gpu.context;
+                Storage::Vulkan(context.guard(|| VulkanBuffer::new(context, &name, size, usage))?)
+            }
             Backend::Reference(_) => {
                 let words = usize::try_from(size / 4).unwrap_or(usize::MAX);
                 let mut memory = Vec::new();
@@ -258,7 +264,8 @@ impl Device {
         let name = name.into();
         let storage = match &*self.backend {
             Backend::Vulkan(gpu) => {
-                Storage::Vulkan(VulkanBuffer::import(&gpu.context, &name, memory, offset, len)?)
+                let context = &gpu.context;
+                Storage::Vulkan(context.guard(|| VulkanBuffer::import(context, &name, memory, offset, len))?)
             }
             Backend::Planner(..) => Storage::Planned(false),
             Backend::Reference(_) => {
@@ -274,7 +281,9 @@ impl Device {
     /// Errors: what the device cannot do or hold.
     pub fn compile(&self, recording: &Recording, options: &CompileOptions<'_>) -> Result<Compiled, Error> {
         let work = match &*self.backend {
-            Backend::Vulkan(gpu) => Work::Vulkan(Encoded::new(gpu, recording, options)?),
+            Backend::Vulkan(gpu) => {
+                Work::Vulkan(gpu.context.guard(|| Encoded::new(gpu, recording, options))?)
+            }
             Backend::Reference(_) => Work::Reference(Program::new(recording)),
             Backend::Planner(..) => return Err(planned(&recording.name)),
         };
@@ -385,7 +394,7 @@ impl Device {
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<(), Error> {
         match &*self.backend {
-            Backend::Vulkan(gpu) => gpu.pipelines.prepare(recordings, progress),
+            Backend::Vulkan(gpu) => gpu.context.guard(|| gpu.pipelines.prepare(recordings, progress)),
             Backend::Reference(_) | Backend::Planner(..) => Ok(()),
         }
     }

@@ -42,8 +42,9 @@ pub(crate) struct Encoded {
 impl Drop for Encoded {
     fn drop(&mut self) {
         let last = self.last.load(Ordering::Acquire);
-        if last > 0 {
-            let _ = self.gpu.timeline.wait(last, "dropping a recording");
+        self.gpu.timeline.end(last, "dropping a recording");
+        if self.gpu.context.is_stuck() {
+            return;
         }
         let device = &self.gpu.context.device;
         // SAFETY: its submissions are over.

@@ -23,6 +23,8 @@ mod device;
 #[allow(unsafe_code)]
 mod encode;
 mod error;
+#[allow(unsafe_code)]
+mod fault;
 mod hazard;
 #[allow(unsafe_code)]
 mod inspect;
@@ -50,6 +52,7 @@ pub use call::{Call, READ, WRITTEN, Words};
 pub use caps::{Caps, DeviceKind, HeapInfo, MemoryType, Need};
 pub use device::{Avoid, CompileOptions, Compiled, Device, DeviceInfo, DeviceOptions, Selector, Substitute};
 pub use error::Error;
+pub use fault::{Fault, Faults};
 pub use inspect::{Executable, Inspector};
 pub use kernel::{Access, Binding, Kernel, SpecConstant};
 pub use memory::HostMemory;

@@ -416,6 +416,7 @@ impl VulkanBuffer {
         touch: Touch,
         body: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.context.check()?;
         let refuse = |reason: &str| Error::Recording { label: name.to_owned(), reason: reason.to_owned() };
         let end = offset + len as u64;
         if end > self.size {
@@ -486,6 +487,10 @@ impl VulkanBuffer {
 
 impl Drop for VulkanBuffer {
     fn drop(&mut self) {
+        if self.context.is_stuck() {
+            std::mem::forget(std::mem::replace(&mut self.backing, Backing::None));
+            return;
+        }
         // SAFETY: compiled recordings keep their buffers until their submissions are over, so nothing uses it now.
         unsafe { self.context.device.destroy_buffer(self.handle, None) };
         self.context.taken[self.taken.0].fetch_sub(self.taken.1, Ordering::Relaxed);

@@ -28,6 +28,9 @@ pub(crate) struct Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
+        if self.context.is_stuck() {
+            return;
+        }
         // SAFETY: compiled recordings hold their pipelines until their submissions are over.
         unsafe {
             self.context.device.destroy_pipeline(self.handle, None);

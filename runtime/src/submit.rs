@@ -71,10 +71,12 @@ impl Timeline {
         if *last > 0 {
             info = info.wait_semaphore_infos(&wait);
         }
-        let queue = lock(&self.context.queue);
-        // SAFETY: the command buffers are complete and not pending (their owner waited), the queue is locked.
-        unsafe { self.context.device.queue_submit2(*queue, &[info], vk::Fence::null()) }
-            .map_err(failed("vkQueueSubmit2"))?;
+        self.context.guard(|| {
+            let queue = lock(&self.context.queue);
+            // SAFETY: the command buffers are complete and not pending (their owner waited), the queue is locked.
+            unsafe { self.context.device.queue_submit2(*queue, &[info], vk::Fence::null()) }
+                .map_err(failed("vkQueueSubmit2"))
+        })?;
         *last += 1;
         Ok(*last)
     }
@@ -84,6 +86,10 @@ impl Timeline {
         if value <= self.passed.load(Ordering::Acquire) {
             return Ok(());
         }
+        self.context.guard(|| self.wait_for(value, doing))
+    }
+
+    fn wait_for(&self, value: u64, doing: &str) -> Result<(), Error> {
         let semaphores = [self.semaphore];
         let values = [value];
         let info = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);
@@ -121,18 +127,28 @@ impl Timeline {
         }
     }
 
+    /// Waits until what was submitted up to `value` uses nothing any more. Where that cannot be known the device is given up
+    /// and nothing of it is ever destroyed.
+    pub(crate) fn end(&self, value: u64, doing: &str) {
+        let ended = |result| matches!(result, Ok(()) | Err(Error::Lost { .. }));
+        if !ended(self.wait(value, doing)) && !ended(self.wait(value, doing)) {
+            self.context.give_up(Error::Timeout { doing: doing.to_owned(), seconds: STALL.as_secs() });
+        }
+    }
+
     /// Waits for everything submitted; failure is left to whoever holds a ticket.
     pub(crate) fn settle(&self) {
         let last = *lock(&self.last);
-        if last > 0 {
-            let _ = self.wait(last, "closing the device");
-        }
+        self.end(last, "closing the device");
     }
 }
 
 impl Drop for Timeline {
     fn drop(&mut self) {
         self.settle();
+        if self.context.is_stuck() {
+            return;
+        }
         // SAFETY: no submission uses it any more.
         unsafe { self.context.device.destroy_semaphore(self.semaphore, None) };
     }

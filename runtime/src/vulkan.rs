@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ash::vk;
 use gpu_allocator::vulkan::{Allocator, AllocatorCreateDesc};
@@ -10,6 +10,7 @@ use gpu_allocator::vulkan::{Allocator, AllocatorCreateDesc};
 use crate::caps::Caps;
 use crate::device::DeviceOptions;
 use crate::error::Error;
+use crate::fault::{self, Faults};
 use crate::memory::counters;
 use crate::physical::{Candidate, candidates, create_device, pick};
 
@@ -58,6 +59,10 @@ pub(crate) struct Context {
     /// Bytes taken from each heap of the caps.
     pub(crate) taken: Vec<AtomicU64>,
     pub(crate) log: Log,
+    /// Why the device can do no more: every later use of it fails with the same error, without asking the driver.
+    lost: OnceLock<Error>,
+    /// Its calls may fail on purpose.
+    faulty: bool,
     physical: vk::PhysicalDevice,
     /// The driver tells how much of each heap is free.
     tells_budget: bool,
@@ -71,11 +76,19 @@ pub(crate) struct Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        if self.is_stuck() {
+            return;
+        }
         // SAFETY: nothing else holds objects of this device any more; the order is the reverse of creation.
         unsafe {
-            let _ = self.device.device_wait_idle();
+            if self.lost.get().is_none() {
+                let _ = self.device.device_wait_idle();
+            }
             lock(&self.allocator).take();
             self.device.destroy_device(None);
+            if self.faulty {
+                fault::uninstall();
+            }
             if let Some((ext, messenger)) = self.messenger.take() {
                 ext.destroy_debug_utils_messenger(messenger, None);
             }
@@ -260,7 +273,10 @@ impl Context {
             }
         }
         match create_device(&opened.instance, physical, family, &caps, &extensions) {
-            Ok(device) => Context::assemble(opened, physical, family, caps, device, &extensions),
+            Ok(device) => {
+                let faults = options.faults.as_ref();
+                Context::assemble(opened, physical, family, caps, device, &extensions, faults)
+            }
             Err(error) => {
                 opened.destroy();
                 Err(error)
@@ -275,7 +291,18 @@ impl Context {
         caps: Caps,
         device: ash::Device,
         extensions: &[&CStr],
+        faults: Option<&Arc<Faults>>,
     ) -> Result<Context, Error> {
+        let device = match faults.map(|faults| fault::install(faults, device.clone())) {
+            None => device,
+            Some(Ok(faulty)) => faulty,
+            Some(Err(error)) => {
+                // SAFETY: nothing was made on the device.
+                unsafe { device.destroy_device(None) };
+                opened.destroy();
+                return Err(error);
+            }
+        };
         // SAFETY: the device was created with one queue of this family.
         let queue = unsafe { device.get_device_queue(family, 0) };
         let debug = opened.messenger.as_ref();
@@ -314,6 +341,8 @@ impl Context {
             allocator: Mutex::new(allocator),
             read: AtomicU64::new(0),
             debug,
+            lost: OnceLock::new(),
+            faulty: faults.is_some(),
             log: Log::clone(&opened.log),
             messenger: opened.messenger,
             instance: opened.instance,
@@ -324,6 +353,31 @@ impl Context {
             None => Ok(context),
             Some(error) => Err(error),
         }
+    }
+
+    /// Errors: what ended the use of the device, if something did.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.lost.get().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// Whether submissions were given up that may still run: what they use must never be destroyed.
+    pub(crate) fn is_stuck(&self) -> bool {
+        matches!(self.lost.get(), Some(Error::Timeout { .. }))
+    }
+
+    /// Ends the use of the device; the first reason stays.
+    pub(crate) fn give_up(&self, error: Error) {
+        let _ = self.lost.set(error);
+    }
+
+    /// Does something with the device, unless its use has ended. A loss or a wait without end ends it.
+    pub(crate) fn guard<T>(&self, action: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        self.check()?;
+        let result = action();
+        if let Err(error @ (Error::Lost { .. } | Error::Timeout { .. })) = &result {
+            self.give_up(error.clone());
+        }
+        result
     }
 
     /// Bytes of each heap of the caps that this process may still take, where the driver tells it.

@@ -113,6 +113,7 @@ pub(super) fn device_options(args: &DeviceArgs) -> Result<DeviceOptions, Failure
         cache_dir: cache_dir(),
         cache_key: crate::SHADER_HASH.to_owned(),
         avoid: cache_dir().map(|folder| doctor::remembered(&folder)).unwrap_or_default(),
+        ..DeviceOptions::default()
     })
 }
 

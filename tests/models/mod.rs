@@ -2,6 +2,7 @@
 
 mod bits;
 mod families;
+mod faults;
 mod golden;
 mod kv;
 mod library;

@@ -65,6 +65,7 @@ const ENCODER: &str = "runtime/src/encode.rs";
 const UNSAFE: &[&str] = &[
     "runtime/src/commands.rs",
     "runtime/src/encode.rs",
+    "runtime/src/fault.rs",
     "runtime/src/inspect.rs",
     "runtime/src/memory.rs",
     "runtime/src/physical.rs",
