@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use crate::arena::Arena;
 use crate::buffer::{Buffer, Inner, Usage};
 use crate::caps::{Caps, Need};
 use crate::choose::{choose, expected};
-use crate::encode::{Encoded, Fence, constant_bytes};
+use crate::encode::{Encoded, Fence, Held, constant_bytes};
 use crate::error::Error;
 use crate::fault::Faults;
 use crate::hazard::between;
@@ -33,6 +33,8 @@ pub enum Selector {
     Index(usize),
     /// Part of the device's name, any case.
     Name(String),
+    /// The device with these [`Caps::uuid`].
+    Same([u8; 32]),
     /// The CPU interpreter. Never chosen unless asked for.
     Reference,
 }
@@ -112,6 +114,10 @@ pub(crate) struct Gpu {
     fence: Fence,
     pub(crate) pipelines: Pipelines,
     substitutes: Mutex<Vec<Substitute>>,
+    /// What living command buffers keep alive.
+    held: Mutex<Vec<Weak<Mutex<Held>>>>,
+    /// How it was opened.
+    options: DeviceOptions,
     pub(crate) context: Arc<Context>,
 }
 
@@ -122,6 +128,23 @@ impl Gpu {
             other.kernel.name == kernel.name && other.label.as_deref().is_none_or(|wanted| wanted == label)
         };
         lock(&self.substitutes).iter().find(fits).map_or(kernel, |other| other.kernel)
+    }
+
+    /// Notes what a new command buffer keeps alive.
+    pub(crate) fn hold(&self, held: &Arc<Mutex<Held>>) {
+        let mut all = lock(&self.held);
+        if all.len() == all.capacity() {
+            all.retain(|held| held.strong_count() > 0);
+        }
+        all.push(Arc::downgrade(held));
+    }
+
+    /// Lets go of what command buffers keep alive. Only for a lost device, which runs none of them any more.
+    fn release(&self) {
+        let all = std::mem::take(&mut *lock(&self.held));
+        for held in all.iter().filter_map(Weak::upgrade) {
+            drop(std::mem::take(&mut *lock(&held)));
+        }
     }
 }
 
@@ -179,10 +202,45 @@ impl Device {
             let pipelines = Pipelines::new(&context, options.cache_dir.as_deref(), &options.cache_key)?;
             let timeline = Arc::new(Timeline::new(&context)?);
             let fence = Fence::new(&context)?;
-            let substitutes = Mutex::default();
-            Backend::Vulkan(Arc::new(Gpu { timeline, fence, pipelines, substitutes, context }))
+            let (substitutes, held, options) = (Mutex::default(), Mutex::default(), options.clone());
+            let gpu = Gpu { timeline, fence, pipelines, substitutes, held, options, context };
+            Backend::Vulkan(Arc::new(gpu))
         };
         Ok(Device { backend: Arc::new(backend) })
+    }
+
+    /// Why the device can do no more, after it was lost or a submission was given up.
+    pub fn lost(&self) -> Option<Error> {
+        match &*self.backend {
+            Backend::Vulkan(gpu) => gpu.context.check().err(),
+            Backend::Reference(_) | Backend::Planner(..) => None,
+        }
+    }
+
+    /// Treats the device as lost once its work has ended. For tests of what happens then.
+    pub fn lose(&self) {
+        if let Backend::Vulkan(gpu) = &*self.backend {
+            gpu.timeline.settle();
+            gpu.context.give_up(Error::Lost { doing: "a test".into() });
+        }
+    }
+
+    /// Opens the same device again after it was lost. What recordings made on the lost one kept alive is let go; they can
+    /// never be submitted again. A device that is well is returned as it is.
+    ///
+    /// Errors: as [`Device::open`]; [`Error::Timeout`] when submissions that were given up may still run.
+    pub fn reopen(&self) -> Result<Self, Error> {
+        let Backend::Vulkan(gpu) = &*self.backend else { return Ok(self.clone()) };
+        match gpu.context.check() {
+            Ok(()) => Ok(self.clone()),
+            Err(Error::Lost { .. }) => {
+                gpu.release();
+                let selector = Selector::Same(gpu.context.caps.uuid);
+                let faults = None;
+                Device::open(&DeviceOptions { selector, faults, ..gpu.options.clone() })
+            }
+            Err(other) => Err(other),
+        }
     }
 
     /// A device that only counts: its buffers have no memory, and what is recorded on them cannot be compiled.

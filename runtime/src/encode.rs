@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ash::vk;
 
@@ -18,7 +18,7 @@ use crate::memory::Storage;
 use crate::pipeline::Pipeline;
 use crate::recording::{Command, Dispatch, Grid, Recording};
 use crate::trace::{LabelTime, Times, spans};
-use crate::vulkan::{Context, failed};
+use crate::vulkan::{Context, failed, lock};
 
 /// A command buffer that may be submitted as often as wished.
 pub(crate) struct Encoded {
@@ -34,9 +34,14 @@ pub(crate) struct Encoded {
     /// What must be fenced from other parts of a submission.
     pub(crate) edges: Edges,
     arena: u64,
-    // Kept alive while the command buffer names them.
-    _buffers: Vec<Buffer>,
-    _pipelines: Vec<Arc<Pipeline>>,
+    held: Arc<Mutex<Held>>,
+}
+
+/// What a command buffer names, kept alive for it.
+#[derive(Default)]
+pub(crate) struct Held {
+    buffers: Vec<Buffer>,
+    pipelines: Vec<Arc<Pipeline>>,
 }
 
 impl Drop for Encoded {
@@ -154,12 +159,13 @@ impl Encoded {
             barriers: count,
             edges,
             arena: arena_size,
-            _buffers: held.into_values().collect(),
-            _pipelines: Vec::new(),
+            held: Arc::default(),
         };
+        lock(&encoded.held).buffers = held.into_values().collect();
         encoded.create_pools(recording, options)?;
         encoded.record(recording, &resolver, &before, options)?;
         gpu.timeline.count_recorded();
+        gpu.hold(&encoded.held);
         Ok(encoded)
     }
 
@@ -263,7 +269,7 @@ impl Encoded {
         barrier(context, commands, true);
         // SAFETY: ends the recording begun above.
         unsafe { device.end_command_buffer(commands) }.map_err(failed("vkEndCommandBuffer"))?;
-        self._pipelines = pipelines;
+        lock(&self.held).pipelines = pipelines;
         self.labels = labels;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Vulkan calls that fail on purpose: a dispatch table whose n-th call returns an error without reaching the driver. For
 //! tests of what happens then.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ash::vk;
@@ -12,8 +12,8 @@ use crate::vulkan::lock;
 /// Which call fails, and how. Calls of the device that can fail are counted from 1; after a lost device every call fails.
 #[derive(Debug)]
 pub struct Faults {
-    nth: u64,
-    choice: usize,
+    nth: AtomicU64,
+    choice: AtomicUsize,
     calls: AtomicU64,
     lost: AtomicBool,
     fired: Mutex<Option<Fault>>,
@@ -34,8 +34,8 @@ impl Faults {
     /// Lets call number `nth` fail with the result at place `choice` among those it may return, modulo their number.
     pub fn new(nth: u64, choice: usize) -> Arc<Self> {
         Arc::new(Faults {
-            nth,
-            choice,
+            nth: AtomicU64::new(nth),
+            choice: AtomicUsize::new(choice),
             calls: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             fired: Mutex::new(None),
@@ -45,6 +45,12 @@ impl Faults {
     /// Counts calls and fails none.
     pub fn counting() -> Arc<Self> {
         Faults::new(0, 0)
+    }
+
+    /// Lets the call fail that is the `nth` from now.
+    pub fn arm(&self, nth: u64, choice: usize) {
+        self.choice.store(choice, Ordering::Relaxed);
+        self.nth.store(self.calls() + nth, Ordering::Relaxed);
     }
 
     /// Calls so far.
@@ -63,10 +69,10 @@ impl Faults {
         if self.lost.load(Ordering::Acquire) && results.contains(&lost) {
             return Some(lost);
         }
-        if number != self.nth {
+        if number != self.nth.load(Ordering::Relaxed) {
             return None;
         }
-        let result = results[self.choice % results.len()];
+        let result = results[self.choice.load(Ordering::Relaxed) % results.len()];
         let fault = Fault { call, result: format!("{result:?}"), choices: results.len() };
         *lock(&self.fired) = Some(fault);
         if result == lost {

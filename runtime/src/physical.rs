@@ -233,6 +233,7 @@ pub(crate) fn pick(found: Vec<Candidate>, selector: &Selector) -> Result<Candida
             let wanted = name.to_lowercase();
             found.iter().position(|c| c.caps.name.to_lowercase().contains(&wanted))
         }
+        Selector::Same(uuid) => found.iter().position(|c| c.caps.uuid == *uuid),
         Selector::Auto | Selector::Reference => {
             let order = |c: &Candidate| match c.caps.kind {
                 DeviceKind::Discrete => 0,
@@ -246,6 +247,7 @@ pub(crate) fn pick(found: Vec<Candidate>, selector: &Selector) -> Result<Candida
     let wanted = match selector {
         Selector::Index(index) => index.to_string(),
         Selector::Name(name) => name.clone(),
+        Selector::Same(_) => "the one that was lost".into(),
         Selector::Auto | Selector::Reference => "auto".into(),
     };
     position

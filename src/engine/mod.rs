@@ -28,7 +28,7 @@ pub use work::Work;
 
 use crate::cache::{KvLayout, KvPool, KvType};
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, SharedBytes};
 use crate::models::{self, Config, Parts};
 use crate::ops::Activations;
 use crate::text::Vocabulary;
@@ -90,6 +90,9 @@ pub struct Model {
 }
 
 struct Inner {
+    /// What the model was loaded from, and how: to load it again.
+    file: SharedBytes,
+    options: ModelOptions,
     config: Config,
     vocabulary: Option<Vocabulary>,
     plan: Plan,
@@ -243,39 +246,67 @@ impl Model {
                 "the context is longer than the model was trained for"
             );
         }
-        let Draft { plan, steps, arena } = Draft::fitting(file, device, options)?;
         let vocabulary = file.vocabulary()?;
-        let layout = file.layout(options, config.layers, context);
-        let wanted = models::required_tensors(&file.gguf, &config)?;
-        let kv = KvPool::new(device, layout, &|layer| config.has_window(layer), (context, options.sessions))?;
-        let placed = Placed::new(device, &file.gguf, &wanted, options.weights)?;
-        let arena = if plan.taken > 0 && !device.caps().heaps.is_empty() {
-            Arena::new(device, arena)?
-        } else {
-            Arena::default()
-        };
-        let (weights, report) = filled(device, file, placed, &steps, watch)?;
-        let factors = models::rope_factors(&file.gguf, &config, context)?;
-        let rope = constant(device, "rope", &models::rope_table(&config, factors.as_deref(), context))?;
-        let query_scale = models::query_scale(&config, context)
-            .map(|scales| constant(device, "query scale", &scales))
-            .transpose()?;
-        let parts = Parts::new(&config, &|name| weights.get(name).cloned())?;
-        let bytes_per_token = parts.bytes_per_token();
-        let engine =
-            Engine::new(device, config.clone(), parts, kv, rope, query_scale, arena, context, options)?;
+        let Loaded { engine, plan, report } = Loaded::new(device, file, options, watch)?;
         Ok(Model {
             inner: Arc::new(Inner {
+                file: file.gguf.shared_bytes(),
+                options: *options,
                 config,
                 vocabulary,
                 plan,
                 report,
                 context,
-                bytes_per_token,
+                bytes_per_token: engine.bytes_per_token(),
                 fingerprint: fingerprint(&file.gguf),
                 engine: Mutex::new(engine),
             }),
         })
+    }
+
+    /// The device that the model is on; another after [`Model::recover`].
+    pub fn device(&self) -> Device {
+        self.engine().device().clone()
+    }
+
+    /// Why the model's device can do no more, after it was lost.
+    pub fn lost(&self) -> Option<vkllm_runtime::Error> {
+        self.device().lost()
+    }
+
+    /// Opens a lost device again and loads the model there. Sessions go on where they stood: each computes its tokens again,
+    /// every span the way it was computed first, when it is used next. Does nothing while the device is well.
+    ///
+    /// Errors: the device does not come back, the file changed. The model is lost until this succeeds.
+    pub fn recover(&self) -> Result<()> {
+        let device = self.device();
+        match device.lost() {
+            None => Ok(()),
+            Some(_) => self.recover_on(&device.reopen()?),
+        }
+    }
+
+    /// As [`Model::recover`], on a device that was opened again already, as two models that share one need it.
+    ///
+    /// Errors: as [`Model::recover`].
+    pub fn recover_on(&self, device: &Device) -> Result<()> {
+        let inner = &*self.inner;
+        let file = ModelFile::new(inner.file.read()?)?;
+        let draft = Draft::new(&file, device.caps(), &inner.options, inner.context)?;
+        if file.config != inner.config || draft.plan.weights != inner.plan.weights {
+            let reason = "it is not the model that was loaded from there".into();
+            return Err(Error::Model { path: file.gguf.path().to_owned(), reason });
+        }
+        let epoch = {
+            let mut engine = self.engine();
+            // First what the lost device held is given back: two copies of the weights may not fit.
+            *engine = draft.engine.standing_for(&engine);
+            engine.epoch()
+        };
+        let watch = Watch { weights: &|_, _| true, pipelines: &|_, _| {} };
+        let Loaded { engine, .. } = Loaded::new(device, &file, &inner.options, &watch)?;
+        *self.engine() = engine.after(epoch);
+        Ok(())
     }
 
     pub fn config(&self) -> &Config {
@@ -359,6 +390,39 @@ fn fingerprint(gguf: &Gguf) -> u64 {
         let bytes = gguf.tensor_bytes(tensor);
         hash(&bytes[..bytes.len().min(64)], seed)
     })
+}
+
+/// A model on a device.
+struct Loaded {
+    engine: Engine,
+    plan: Plan,
+    report: LoadReport,
+}
+
+impl Loaded {
+    fn new(device: &Device, file: &ModelFile, options: &ModelOptions, watch: &Watch<'_>) -> Result<Self> {
+        let config = file.config.clone();
+        let context = file.context(options);
+        let Draft { plan, steps, arena, .. } = Draft::fitting(file, device, options)?;
+        let layout = file.layout(options, config.layers, context);
+        let wanted = models::required_tensors(&file.gguf, &config)?;
+        let kv = KvPool::new(device, layout, &|layer| config.has_window(layer), (context, options.sessions))?;
+        let placed = Placed::new(device, &file.gguf, &wanted, options.weights)?;
+        let arena = if plan.taken > 0 && !device.caps().heaps.is_empty() {
+            Arena::new(device, arena)?
+        } else {
+            Arena::default()
+        };
+        let (weights, report) = filled(device, file, placed, &steps, watch)?;
+        let factors = models::rope_factors(&file.gguf, &config, context)?;
+        let rope = constant(device, "rope", &models::rope_table(&config, factors.as_deref(), context))?;
+        let query_scale = models::query_scale(&config, context)
+            .map(|scales| constant(device, "query scale", &scales))
+            .transpose()?;
+        let parts = Parts::new(&config, &|name| weights.get(name).cloned())?;
+        let engine = Engine::new(device, config, parts, kv, rope, query_scale, arena, context, options)?;
+        Ok(Loaded { engine, plan, report })
+    }
 }
 
 /// Fills the weights while other threads compile the pipelines of the steps.

@@ -90,6 +90,8 @@ pub(super) struct Draft {
     pub(super) steps: Vec<Recording>,
     /// Bytes of the arena that holds the transients of any of them.
     pub(super) arena: u64,
+    /// The engine, on a device that only counts.
+    pub(super) engine: Engine,
 }
 
 impl Draft {
@@ -154,7 +156,7 @@ impl Draft {
             output,
             taken: taken(&planner),
         };
-        Ok(Draft { plan, steps, arena })
+        Ok(Draft { plan, steps, arena, engine })
     }
 
     /// As `new`, for a device with room for it.

@@ -111,6 +111,8 @@ pub struct Engine {
     activations: Activations,
     profiling: bool,
     observer: Option<Observer>,
+    /// How often the model was loaded before: places taken in another engine are not places in this one.
+    epoch: u64,
     pub(crate) times: StepTimes,
     pub(crate) profile: Profile,
 }
@@ -173,6 +175,7 @@ impl Engine {
             activations: options.activations,
             profiling: options.profile,
             observer: None,
+            epoch: 0,
             times: StepTimes::default(),
             profile: Profile::default(),
         };
@@ -180,6 +183,34 @@ impl Engine {
             engine.buffers.logits = Some(engine.logits_buffer()?);
         }
         Ok(engine)
+    }
+
+    /// This engine, which only counts, in place of one whose device was lost: whoever uses it is told of the loss.
+    pub(super) fn standing_for(mut self, lost: &Engine) -> Self {
+        self.device = lost.device.clone();
+        self.epoch = lost.epoch;
+        self
+    }
+
+    /// This engine as the one after another.
+    pub(super) fn after(mut self, epoch: u64) -> Self {
+        self.epoch = epoch + 1;
+        self
+    }
+
+    /// See [`Engine::after`].
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Errors: the device was lost.
+    fn check(&self) -> Result<()> {
+        self.device.lost().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Bytes of weights that one decoded token reads.
+    pub(super) fn bytes_per_token(&self) -> u64 {
+        self.parts.bytes_per_token()
     }
 
     /// Memory for the logits of the largest step, because recordings keep the buffer they were made with.
@@ -219,8 +250,9 @@ impl Engine {
 
     /// Takes a slot for a conversation.
     ///
-    /// Errors: all are taken.
+    /// Errors: all are taken, the device was lost.
     pub(crate) fn take_slot(&mut self) -> Result<u32> {
+        self.check()?;
         let free = self.slots.iter().position(|slot| !slot.taken).ok_or_else(|| Error::Argument {
             what: "the number of sessions".into(),
             found: format!("{}", self.slots.len() + 1),
@@ -291,6 +323,7 @@ impl Engine {
 
     /// Makes sure that a slot has blocks for positions below `end`.
     pub(super) fn reserve(&mut self, slot: u32, end: u32) -> Result<()> {
+        self.check()?;
         if end > self.context {
             return Err(Error::ContextFull { allowed: self.context as usize });
         }

@@ -56,11 +56,34 @@ impl TensorInfo {
 
 /// The bytes of a file, mapped or in memory, whatever becomes of its [`Gguf`].
 #[derive(Clone)]
-pub struct SharedBytes(Arc<Bytes>);
+pub struct SharedBytes {
+    bytes: Arc<Bytes>,
+    file: Arc<Path>,
+}
 
 impl SharedBytes {
     pub fn as_slice(&self) -> &[u8] {
-        self.0.as_slice()
+        self.bytes.as_slice()
+    }
+
+    /// Reads the file again that was opened, even where its name was given to another since.
+    ///
+    /// Errors: as [`Gguf::open`]; a file that became shorter.
+    pub fn read(&self) -> Result<Gguf, GgufError> {
+        check_length(&self.bytes, &self.file)?;
+        parse::parse(Arc::clone(&self.bytes), Arc::clone(&self.file))
+    }
+}
+
+/// Whether a file still has the length it was opened with.
+fn check_length(bytes: &Bytes, file: &Arc<Path>) -> Result<(), GgufError> {
+    let Some(opened) = bytes.file() else { return Ok(()) };
+    let at = |what: &str| Place { file: file.clone(), offset: 0, subject: what.to_owned() };
+    let needed = bytes.as_slice().len() as u64;
+    match opened.metadata() {
+        Ok(now) if now.len() >= needed => Ok(()),
+        Ok(now) => Err(GgufError::Truncated { at: at("the file"), needed, left: now.len() }),
+        Err(source) => Err(GgufError::Read { at: at("the file's length"), source }),
     }
 }
 
@@ -89,12 +112,12 @@ impl Gguf {
     /// Opens a file, maps it and checks everything but the tensor data.
     pub fn open(path: &Path) -> Result<Gguf, GgufError> {
         let path: Arc<Path> = path.into();
-        parse::parse(Bytes::open(&path)?, path)
+        parse::parse(Arc::new(Bytes::open(&path)?), path)
     }
 
     /// The same for bytes in memory; `name` stands for the path in messages.
     pub fn from_bytes(bytes: Vec<u8>, name: impl AsRef<Path>) -> Result<Gguf, GgufError> {
-        parse::parse(Bytes::Owned(bytes), name.as_ref().into())
+        parse::parse(Arc::new(Bytes::Owned(bytes)), name.as_ref().into())
     }
 
     /// The path the file was opened with, or the name given to [`from_bytes`](Self::from_bytes).
@@ -134,20 +157,12 @@ impl Gguf {
 
     /// The same bytes, for somebody who keeps them longer than this value.
     pub fn shared_bytes(&self) -> SharedBytes {
-        SharedBytes(self.metadata.bytes.clone())
+        SharedBytes { bytes: self.metadata.bytes.clone(), file: self.metadata.file.clone() }
     }
 
     /// Whether the file still has the length it was opened with. One that is shorter is an error.
     pub fn check_length(&self) -> Result<(), GgufError> {
-        let Some(file) = self.file() else { return Ok(()) };
-        let place = |what: &str| self.place(0, what.to_owned());
-        match file.metadata() {
-            Ok(now) if now.len() >= self.file_len() => Ok(()),
-            Ok(now) => {
-                Err(GgufError::Truncated { at: place("the file"), needed: self.file_len(), left: now.len() })
-            }
-            Err(source) => Err(GgufError::Read { at: place("the file's length"), source }),
-        }
+        check_length(&self.metadata.bytes, &self.metadata.file)
     }
 
     pub fn metadata(&self) -> &Metadata {

@@ -145,8 +145,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Reads everything but the tensor data.
-pub(super) fn parse(bytes: Bytes, file: Arc<Path>) -> Result<Gguf, GgufError> {
-    let bytes = Arc::new(bytes);
+pub(super) fn parse(bytes: Arc<Bytes>, file: Arc<Path>) -> Result<Gguf, GgufError> {
     let mut reader = Reader { data: bytes.as_slice(), at: 0, file: &file };
     let version = header(&mut reader)?;
     let tensor_count = reader.count("tensor count", MAX_TENSORS)?;

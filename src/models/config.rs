@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 
 /// What the metadata say about a decoder.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub architecture: &'static Architecture,
     pub name: Option<String>,

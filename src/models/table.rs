@@ -85,6 +85,13 @@ pub struct Architecture {
     pub wide_queries: Option<u32>,
 }
 
+/// Rows of the table are told apart by their names.
+impl PartialEq for Architecture {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
 const PLAIN: Architecture = Architecture {
     name: "",
     pairing: Pairing::Adjacent,

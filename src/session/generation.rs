@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::{CancelToken, Session};
 use crate::engine::Drawn;
 use crate::error::{Error, Result};
+use crate::ops::Path;
 use crate::speculate::{Method, Round};
 use crate::text::{StreamDecoder, may_begin};
 
@@ -192,7 +193,7 @@ impl<'a> Generation<'a> {
                 Some(drawn) => (drawn, Source::Target),
                 None => return self.step(),
             }
-        } else if self.generated == 0 {
+        } else if !self.prompt.is_empty() {
             let prompt = std::mem::take(&mut self.prompt);
             match self.session.prefill(&prompt, &self.cancel)? {
                 Some(drawn) => (drawn, Source::Target),
@@ -205,7 +206,7 @@ impl<'a> Generation<'a> {
             (self.session.decode()?, Source::Target)
         };
         // Whatever a round computed beyond this token is not the conversation's until it is handed out.
-        self.session.computed = self.session.tokens.len();
+        self.session.computed_by(Path::Rows, self.session.tokens.len());
         let model = self.session.model.clone();
         let vocabulary = model.vocabulary();
         if !self.options.ignore_end && vocabulary.is_some_and(|v| v.is_end(drawn.token)) {

@@ -43,6 +43,25 @@ pub struct Stats {
     pub rerecorded: u64,
 }
 
+/// Positions that one path computed together, up to `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    end: usize,
+    path: Path,
+}
+
+impl Span {
+    /// As one word of a snapshot: the lowest bit says that the kernels of prompts computed it.
+    fn word(self) -> u64 {
+        (self.end as u64) << 1 | u64::from(self.path == Path::Prefill)
+    }
+
+    fn of(word: u64) -> Self {
+        let path = if word & 1 == 1 { Path::Prefill } else { Path::Rows };
+        Span { end: usize::try_from(word >> 1).unwrap_or(usize::MAX), path }
+    }
+}
+
 /// One conversation.
 pub struct Session {
     model: Model,
@@ -52,6 +71,10 @@ pub struct Session {
     computed: usize,
     /// Positions that were computed since all began anew, drafts included.
     reached: usize,
+    /// How they were computed, in order.
+    spans: Vec<Span>,
+    /// The engine in which `slot` is a place.
+    epoch: u64,
     sampler: SamplerOptions,
     stats: Stats,
     speculation: Option<Speculation>,
@@ -69,7 +92,7 @@ impl Session {
         let slot = engine.take_slot()?;
         let record = sampler.record(engine.history_of(slot))?;
         let written = engine.set_sampler(slot, &record);
-        let batch = engine.batch();
+        let (batch, epoch) = (engine.batch(), engine.epoch());
         if let Err(error) = written {
             engine.free_slot(slot);
             return Err(error);
@@ -81,6 +104,8 @@ impl Session {
             tokens: Vec::new(),
             computed: 0,
             reached: 0,
+            spans: Vec::new(),
+            epoch,
             sampler,
             stats: Stats::default(),
             speculation: None,
@@ -122,6 +147,83 @@ impl Session {
         if self.computed == 0 {
             self.reached = 0;
         }
+    }
+
+    /// How the positions below `end` were computed.
+    fn spans_to(&self, end: usize) -> Vec<Span> {
+        let mut spans = Vec::new();
+        let mut begin = 0;
+        for span in &self.spans {
+            if begin < end {
+                spans.push(Span { end: span.end.min(end), ..*span });
+            }
+            begin = span.end;
+        }
+        spans
+    }
+
+    /// Notes that `path` computed the positions up to `end`.
+    fn computed_by(&mut self, path: Path, end: usize) {
+        if self.spans.last().is_some_and(|last| last.end > self.computed) {
+            self.spans = self.spans_to(self.computed);
+        }
+        match self.spans.last_mut() {
+            // Rows do not depend on those beside them, so their number need not be remembered.
+            Some(last) if path == Path::Rows && last.path == path => last.end = last.end.max(end),
+            _ if end > self.computed => self.spans.push(Span { end, path }),
+            _ => {}
+        }
+        self.computed = end;
+    }
+
+    /// Finds a place in the engine of a model that was recovered, and computes there what was computed before, every span the
+    /// way it was computed first, so that what follows is the same to the bit.
+    ///
+    /// Errors: the device is lost, or was lost again.
+    fn resettle(&mut self) -> Result<()> {
+        let model = self.model.clone();
+        let mut engine = model.engine();
+        if engine.epoch() == self.epoch {
+            return Ok(());
+        }
+        let slot = engine.take_slot()?;
+        let mut replay = || {
+            let record = self.sampler.record(engine.history_of(slot))?;
+            engine.set_sampler(slot, &record)?;
+            let mut start = 0;
+            for span in self.spans_to(self.computed) {
+                let most = if span.path == Path::Rows {
+                    SHORT_PROMPT.min(self.batch as usize)
+                } else {
+                    span.end - start
+                };
+                while start < span.end {
+                    let end = span.end.min(start + most);
+                    engine.tokens(slot, &self.tokens[start..end], start as u32, span.path, Tail::None)?;
+                    start = end;
+                }
+            }
+            match self.tokens.get(self.computed) {
+                Some(&drawn) if self.tokens.len() == self.computed + 1 => {
+                    engine.set_cursor(slot, drawn, self.computed as u32)
+                }
+                _ => Ok(()),
+            }
+        };
+        let replayed = replay();
+        if let Err(error) = replayed {
+            engine.free_slot(slot);
+            return Err(error);
+        }
+        let epoch = engine.epoch();
+        drop(engine);
+        self.slot = slot;
+        let respeculated = self.respeculate();
+        match respeculated {
+            Ok(()) => self.epoch = epoch,
+            Err(_) => model.engine().free_slot(slot),
+        }
+        respeculated
     }
 
     fn check(&self, tokens: &[u32]) -> Result<()> {
@@ -173,20 +275,52 @@ impl Session {
 
     fn compute(&mut self, tokens: &[u32], path: Path, size: usize) -> Result<Vec<f32>> {
         self.check(tokens)?;
+        self.resettle()?;
+        let before = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        let logits = self.compute_logits(path, size);
+        if logits.is_err() {
+            self.rewind(before);
+        }
+        let mut logits = logits?;
+        logits.drain(..logits.len() - tokens.len() * self.model.config().vocab as usize);
+        Ok(logits)
+    }
+
+    /// Logits of the tokens that were not computed yet.
+    fn compute_logits(&mut self, path: Path, size: usize) -> Result<Vec<f32>> {
         let model = self.model.clone();
         let mut engine = model.engine();
         let size = size.min(engine.most_logits() as usize);
-        let skip = self.tokens.len() - self.computed;
         let mut all = Vec::new();
-        self.tokens.extend_from_slice(tokens);
         while self.computed < self.tokens.len() {
             let chunk = &self.tokens[self.computed..self.tokens.len().min(self.computed + size)];
             engine.tokens(self.slot, chunk, self.computed as u32, path, Tail::Logits)?;
             all.extend(engine.logits(chunk.len() as u32)?);
-            self.computed += chunk.len();
+            self.computed_by(path, self.computed + chunk.len());
         }
-        all.drain(..skip * self.model.config().vocab as usize);
         Ok(all)
+    }
+
+    /// Generates on from the token drawn last, as after an error or a generation that was dropped.
+    ///
+    /// Errors: nothing was drawn since the last prompt, the device's.
+    pub fn resume(&mut self, options: GenerateOptions) -> Result<Generation<'_>> {
+        if self.tokens.len() != self.computed + 1 {
+            return Err(Error::Argument {
+                what: "the number of drawn tokens to go on from".into(),
+                found: (self.tokens.len() - self.computed).to_string(),
+                allowed: "1".into(),
+            });
+        }
+        self.resettle()?;
+        if let Some(&drawn) = self.tokens.last() {
+            self.model.engine().set_cursor(self.slot, drawn, self.computed as u32)?;
+        }
+        if let Some(speculation) = &mut self.speculation {
+            speculation.begin(&self.tokens, &[]);
+        }
+        Ok(Generation::new(self, &[], options))
     }
 
     /// Appends the prompt and generates: an iterator of events that computes one token at a time. Dropping it stops.
@@ -228,6 +362,17 @@ impl Session {
     /// Appends tokens and computes all that is not; the last row gets `tail`, and its logits come back if that wants them.
     /// `None` when it was cancelled.
     fn advance(&mut self, tokens: &[u32], tail: Tail, cancel: &CancelToken) -> Result<Option<Vec<f32>>> {
+        self.resettle()?;
+        let (before, computed) = (self.tokens.len(), self.computed);
+        let done = self.advance_by(tokens, tail, cancel);
+        if done.is_err() {
+            self.rewind(before);
+            self.computed = self.computed.min(computed);
+        }
+        done
+    }
+
+    fn advance_by(&mut self, tokens: &[u32], tail: Tail, cancel: &CancelToken) -> Result<Option<Vec<f32>>> {
         let lost = self.tokens.len() - self.computed > 1;
         let (path, size) = self.path(tokens.len() + if lost { self.tokens.len() - self.computed } else { 0 });
         let model = self.model.clone();
@@ -244,7 +389,7 @@ impl Session {
             // Other sessions get their turn between steps.
             let mut engine = model.engine();
             engine.tokens(self.slot, chunk, self.computed as u32, path, tail)?;
-            self.computed = end;
+            self.computed_by(path, end);
             if tail == Tail::LastLogits {
                 logits = engine.last_logits()?;
             }
@@ -257,6 +402,7 @@ impl Session {
     fn logits_of(&mut self, tokens: &[u32], cancel: &CancelToken) -> Result<Option<Vec<f32>>> {
         let began = Instant::now();
         if tokens.is_empty() {
+            self.resettle()?;
             let position = self.tokens.len() - 1;
             let mut engine = self.model.engine();
             engine.tokens(
@@ -279,6 +425,7 @@ impl Session {
     /// Computes the token drawn last and draws the next.
     fn decode(&mut self) -> Result<Drawn> {
         let began = Instant::now();
+        self.resettle()?;
         let draw = self.draw();
         let position = self.tokens.len() as u32 - 1;
         let mut engine = self.model.engine();
@@ -299,7 +446,12 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.model.engine().free_slot(self.slot);
+        let mut engine = self.model.engine();
+        // A place in an engine that is gone went with it.
+        if engine.epoch() == self.epoch {
+            engine.free_slot(self.slot);
+        }
+        drop(engine);
         if let Some(speculation) = &self.speculation {
             speculation.free();
         }

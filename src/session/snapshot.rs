@@ -4,15 +4,15 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::Session;
+use super::{Session, Span};
 use crate::engine::{HASH_SEED, Model, hash};
 use crate::error::{Error, Result};
 use crate::sample::SamplerOptions;
 
 const MAGIC: &[u8; 8] = b"vkllmSNP";
 const VERSION: u32 = 1;
-/// Magic, version, fingerprint, and the lengths of layout, tokens, computed and state.
-const HEAD: usize = 8 + 4 + 8 + 4 + 8 + 8 + 8;
+/// Magic, version, fingerprint, and the lengths of layout, tokens, computed, state and spans.
+const HEAD: usize = 8 + 4 + 8 + 4 + 8 + 8 + 8 + 8;
 
 /// A conversation: its tokens and what was computed for them.
 #[derive(Clone, PartialEq)]
@@ -22,6 +22,8 @@ pub struct Snapshot {
     layout: String,
     tokens: Vec<u32>,
     computed: usize,
+    /// How they were computed, to compute them again when a device is lost.
+    spans: Vec<Span>,
     state: Vec<u8>,
 }
 
@@ -45,11 +47,12 @@ impl Snapshot {
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&self.fingerprint.to_le_bytes());
         out.extend_from_slice(&(self.layout.len() as u32).to_le_bytes());
-        for count in [self.tokens.len(), self.computed, self.state.len()] {
+        for count in [self.tokens.len(), self.computed, self.state.len(), self.spans.len()] {
             out.extend_from_slice(&(count as u64).to_le_bytes());
         }
         out.extend_from_slice(self.layout.as_bytes());
         out.extend(self.tokens.iter().flat_map(|token| token.to_le_bytes()));
+        out.extend(self.spans.iter().flat_map(|span| span.word().to_le_bytes()));
         out.extend_from_slice(&self.state);
         let sum = hash(&out, HASH_SEED);
         out.extend_from_slice(&sum.to_le_bytes());
@@ -74,10 +77,11 @@ impl Snapshot {
         let fingerprint = word(12).ok_or_else(cut)?;
         let layout = half(20).ok_or_else(cut)? as usize;
         let count = |at: usize| word(at).and_then(|count| usize::try_from(count).ok()).ok_or_else(cut);
-        let (tokens, computed, state) = (count(24)?, count(32)?, count(40)?);
+        let (tokens, computed, state, spans) = (count(24)?, count(32)?, count(40)?, count(48)?);
         let length = tokens
             .checked_mul(4)
-            .and_then(|t| t.checked_add(layout)?.checked_add(state)?.checked_add(HEAD + 8));
+            .and_then(|t| t.checked_add(layout)?.checked_add(state)?.checked_add(HEAD + 8))
+            .and_then(|bytes| bytes.checked_add(spans.checked_mul(8)?));
         if length != Some(bytes.len()) {
             let wanted = length.map_or("more".into(), |length| length.to_string());
             return Err(format!("it has {} bytes, its header says {wanted}", bytes.len()));
@@ -90,12 +94,19 @@ impl Snapshot {
             return Err(format!("{computed} positions were computed of {tokens} tokens"));
         }
         let (text, rest) = body[HEAD..].split_at(layout);
-        let (ids, state) = rest.split_at(tokens * 4);
+        let (ids, rest) = rest.split_at(tokens * 4);
+        let (spans, state) = rest.split_at(spans * 8);
+        let spans: Vec<Span> =
+            spans.as_chunks().0.iter().map(|word| Span::of(u64::from_le_bytes(*word))).collect();
+        if !spans.is_sorted_by(|a, b| a.end < b.end) || spans.last().map_or(0, |span| span.end) != computed {
+            return Err(format!("its spans do not end at {computed}, the number of positions"));
+        }
         Ok(Snapshot {
             fingerprint,
             layout: String::from_utf8(text.to_vec()).map_err(|_| "its layout is no text".to_owned())?,
             tokens: ids.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect(),
             computed,
+            spans,
             state: state.to_vec(),
         })
     }
@@ -148,11 +159,19 @@ impl Session {
     /// Errors: the device's.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let engine = self.model.engine();
+        if engine.epoch() != self.epoch {
+            return Err(Error::Argument {
+                what: "the session's place".into(),
+                found: "one on a device that was lost".into(),
+                allowed: "one on a device that is well; `recover` finds one".into(),
+            });
+        }
         Ok(Snapshot {
             fingerprint: self.model.fingerprint(),
             layout: engine.state_layout(),
             tokens: self.tokens.clone(),
             computed: self.computed,
+            spans: self.spans_to(self.computed),
             state: engine.save(self.slot, self.computed as u32)?,
         })
     }
@@ -187,11 +206,13 @@ impl Session {
         if let Some(&found) = snapshot.tokens.iter().find(|&&token| token >= vocab) {
             return Err(Error::NoSuchToken { found, allowed: vocab });
         }
+        self.resettle()?;
         self.clear();
         let computed = snapshot.computed as u32;
         self.model.engine().load(self.slot, &snapshot.tokens, computed, &snapshot.state)?;
         self.tokens = snapshot.tokens.clone();
         self.computed = snapshot.computed;
+        self.spans.clone_from(&snapshot.spans);
         Ok(())
     }
 
@@ -226,6 +247,7 @@ mod tests {
             layout: "a layout".into(),
             tokens: vec![1, 2, 3],
             computed: 2,
+            spans: vec![Span::of(3), Span::of(4)],
             state: vec![9; 40],
         }
     }

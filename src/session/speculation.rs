@@ -25,6 +25,10 @@ pub struct SpecOptions {
 /// What a session that speculates has beside its conversation.
 pub(super) struct Speculation {
     draft: Option<Model>,
+    /// The engine of the draft model in which the rounds have a place.
+    epoch: u64,
+    /// Least probability of a token of the draft model.
+    p_min: f32,
     rounds: Rounds,
     chain: Chain,
     governor: Governor,
@@ -144,6 +148,8 @@ impl Session {
         });
         self.speculation = Some(Speculation {
             draft: draft.map(|(model, _)| model.clone()),
+            epoch: draft.map_or(0, |(model, _)| model.engine().epoch()),
+            p_min,
             rounds,
             chain: Chain::new(methods),
             governor,
@@ -153,6 +159,57 @@ impl Session {
         Ok(self)
     }
 
+    /// Makes rounds for the engines of models that were recovered.
+    ///
+    /// Errors: the draft model was not recovered.
+    pub(super) fn respeculate(&mut self) -> Result<()> {
+        let Some(mut speculation) = self.speculation.take() else { return Ok(()) };
+        let made = self.rounds_again(&mut speculation);
+        self.speculation = Some(speculation);
+        made
+    }
+
+    fn rounds_again(&mut self, speculation: &mut Speculation) -> Result<()> {
+        let (target, mut engine) = self.model.engines(speculation.draft.as_ref());
+        let (mut epoch, mut taken) = (speculation.epoch, None);
+        if let Some(engine) = engine.as_deref_mut()
+            && engine.epoch() != epoch
+        {
+            epoch = engine.epoch();
+            let slot = engine.take_slot()?;
+            taken = Some(slot);
+            let record = self.sampler.record(engine.history_of(slot))?;
+            engine.set_sampler(slot, &record)?;
+        }
+        let slot = taken.or(speculation.rounds.draft_slot());
+        let side = engine.as_deref().zip(slot);
+        match Rounds::new(&target, self.slot, self.draw(), side, speculation.p_min) {
+            Ok(rounds) => {
+                speculation.rounds = rounds;
+                speculation.epoch = epoch;
+                Ok(())
+            }
+            Err(error) => {
+                if let (Some(engine), Some(slot)) = (engine.as_deref_mut(), taken) {
+                    engine.free_slot(slot);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Recovers the model, and the draft model with it, after their device was lost; see [`Model::recover`].
+    ///
+    /// Errors: as [`Model::recover`]; the session is lost until this succeeds.
+    pub fn recover(&mut self) -> Result<()> {
+        self.model.recover()?;
+        let draft = self.speculation.as_ref().and_then(|speculation| speculation.draft.as_ref());
+        if let Some(draft) = draft.filter(|draft| draft.lost().is_some()) {
+            draft.recover_on(&self.model.device())?;
+        }
+        self.resettle()
+    }
+
     /// One round, or one plain step where drafting does not pay. Its tokens, at most `left`, go to `pending`.
     pub(super) fn round(
         &mut self,
@@ -160,6 +217,7 @@ impl Session {
         pending: &mut VecDeque<(Result<Drawn>, Source)>,
     ) -> Result<Round> {
         let began = Instant::now();
+        self.resettle()?;
         let Some(mut speculation) = self.speculation.take() else { return Ok(Round::default()) };
         let round = self.round_with(&mut speculation, left, pending, began);
         self.speculation = Some(speculation);
@@ -173,7 +231,7 @@ impl Session {
         pending: &mut VecDeque<(Result<Drawn>, Source)>,
         began: Instant,
     ) -> Result<Round> {
-        let Speculation { draft, rounds, chain, governor, statistics, found } = speculation;
+        let Speculation { draft, rounds, chain, governor, statistics, found, .. } = speculation;
         let base = self.tokens.len() - 1;
         let room = (self.model.context() as usize - 1 - base).min(left - 1).min(MOST_DRAFTS as usize);
         let history = chain.draft(&self.tokens, room, found).map(|method| (method, found.len()));
@@ -271,7 +329,10 @@ impl Speculation {
     /// Gives the draft model's place back.
     pub(super) fn free(&self) {
         if let (Some(model), Some(slot)) = (&self.draft, self.rounds.draft_slot()) {
-            model.engine().free_slot(slot);
+            let mut engine = model.engine();
+            if engine.epoch() == self.epoch {
+                engine.free_slot(slot);
+            }
         }
     }
 }

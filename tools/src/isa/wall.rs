@@ -216,7 +216,7 @@ BB2:
         assert_eq!(hot.cycles, 1 + 4 + 3 + 1 + 1 + 1 + 1);
         assert_eq!(hot.loads, [(16, 16), (12, 20), (8, 20)]);
         assert_eq!((hot.ahead, hot.dots), (2, 1));
-        assert_eq!(of_weights(&hot, 18.0), [12, 8]);
+        assert_eq!(of_weights(&hot, 19.0), [12, 8]);
         assert_eq!(of_weights(&hot, 17.0), [16]);
         assert_eq!(hot_loop("BB0:\n\ts_endpgm ; bf\n"), None);
     }
