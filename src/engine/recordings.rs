@@ -80,6 +80,7 @@ impl Recordings {
     }
 
     /// Forgets them all, so that they are made anew.
+    #[cfg(feature = "bench")]
     pub(super) fn clear(&mut self) {
         self.entries.clear();
     }

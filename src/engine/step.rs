@@ -439,6 +439,7 @@ impl Engine {
     }
 
     /// Shows every step to somebody; rounds of speculation are not shown.
+    #[cfg(feature = "repro")]
     pub(crate) fn observe(&mut self, observer: Option<Observer>) {
         self.observer = observer;
     }
@@ -559,6 +560,7 @@ impl Engine {
     }
 
     /// Whether every command is measured from now on. Recordings are made anew, rounds that were begun keep theirs.
+    #[cfg(feature = "bench")]
     pub(crate) fn set_profiling(&mut self, profiling: bool) {
         if self.profiling != profiling {
             self.profiling = profiling;
