@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use regex_automata::meta::Regex;
 use vkllm::selftest::{Bench, Case, Fault, cases};
 
-use crate::harness::{device, environment, seed, skip, test_name};
+use crate::harness::{another, device, environment, seed, skip, test_name};
 
 /// A regular expression: only cases whose names match are run.
 const CASES: &str = "VKLLM_TEST_CASES";
@@ -61,8 +61,10 @@ fn is_chosen(case: &Case) -> bool {
 
 /// Runs the cases that `wanted` chooses and fails with the lines that repeat those that failed.
 fn check(wanted: impl Fn(&Case) -> bool) {
-    let (Some(device), Some(suite)) = (device(), suite()) else { return };
-    let bench = Bench::new(device.clone(), seed());
+    // A device for each test: its messages are the test's own, and the layer of Vulkan 1.3.239 does not bear threads that
+    // share one. Tests share no pipelines.
+    let (Some(device), Some(suite)) = (another(), suite()) else { return };
+    let bench = Bench::new(device, seed());
     let mut skips: BTreeMap<String, usize> = BTreeMap::new();
     let (mut ran, mut left_out, mut failures) = (0, 0, Vec::new());
     for case in suite.iter().filter(|case| wanted(case)) {

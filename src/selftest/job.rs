@@ -1,7 +1,6 @@
 //! One dispatch to check: arguments as words, run on the device inside guard bands or by its kernel's meaning.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
 use vkllm_runtime::{Call, CompileOptions, Dispatch, Grid, Kernel, Recording, Usage, View, Words};
@@ -14,10 +13,6 @@ pub const GUARD: u32 = 0x7fc0_5eed;
 /// What outputs hold before they are written, a NaN as well.
 pub const POISON: u32 = 0x7fc0_dead;
 const GUARD_WORDS: usize = 64;
-
-/// Messages of the layers are those of the job that has the turn. The layer of Vulkan 1.3.239 also crashes when one thread
-/// destroys a command buffer while another makes one.
-static TURN: Mutex<()> = Mutex::new(());
 
 #[derive(Clone)]
 enum Arg {
@@ -148,7 +143,7 @@ impl Job {
         (at, end + GUARD_WORDS)
     }
 
-    /// Runs on the device, one job at a time. Whatever may not be written must be as it was, guards included.
+    /// Runs on the device. Whatever may not be written must be as it was, guards included.
     ///
     /// Panics when an argument is missing or has another name: a case that does not fit its kernel is a bug.
     pub fn on(&self, bench: &Bench) -> Check<Out> {
@@ -170,7 +165,6 @@ impl Job {
                 place.copy_from_slice(words);
             }
         }
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let buffer = device.buffer(name, 4 * len as u64, Usage::Readback)?;
         buffer.write(0, bytemuck::cast_slice(&before))?;
         let view =

@@ -70,7 +70,7 @@ pub fn ensure(holds: bool, sentence: impl FnOnce() -> String) -> Check {
     if holds { Ok(()) } else { Err(Fault::Wrong(sentence())) }
 }
 
-/// What cases run on: a device, the seed, and perhaps another code for one kernel.
+/// What cases run on: a device, for one thread at a time, the seed, and perhaps another code for one kernel.
 #[derive(Clone)]
 pub struct Bench {
     device: Device,
