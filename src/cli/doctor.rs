@@ -14,7 +14,7 @@ use vkllm_runtime::{Avoid, Caps, DeviceKind};
 use super::args::ModelArgs;
 use super::{CHECK, Failure, load};
 use crate::doctor::{Examination, examine};
-use crate::repro::DeviceRecord;
+use crate::repro::{DeviceRecord, hex, unhex};
 use crate::selftest::SEED;
 
 /// Time for the kernels' tests, on devices that are fast and on those that are not.
@@ -67,19 +67,14 @@ fn memory(folder: &Path) -> Memory {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let digits = (0..32).map(|at| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok());
-    digits.collect::<Option<Vec<u8>>>()?.try_into().ok()
-}
-
 /// Kernels that were found wrong with these shaders.
 pub(super) fn remembered(folder: &Path) -> Vec<Avoid> {
     let entries = memory(folder).entries.into_iter().filter(|entry| entry.shaders == crate::SHADER_HASH);
-    entries.filter_map(|entry| Some(Avoid { uuid: unhex(&entry.device)?, kernels: entry.avoid })).collect()
+    entries
+        .filter_map(|entry| {
+            Some(Avoid { uuid: unhex(&entry.device)?.try_into().ok()?, kernels: entry.avoid })
+        })
+        .collect()
 }
 
 fn remember(folder: &Path, caps: &Caps, avoid: &[String]) -> io::Result<()> {

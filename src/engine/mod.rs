@@ -12,7 +12,7 @@ mod work;
 
 use std::collections::BTreeSet;
 use std::path::Path as FilePath;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use vkllm_runtime::{Arena, Buffer, Caps, Command, Device, Recording, Usage};
@@ -99,7 +99,8 @@ struct Inner {
     report: LoadReport,
     context: u32,
     bytes_per_token: u64,
-    fingerprint: u64,
+    /// Told when somebody asks: it reads all metadata and a page of every tensor.
+    fingerprint: OnceLock<u64>,
     engine: Mutex<Engine>,
 }
 
@@ -258,7 +259,7 @@ impl Model {
                 report,
                 context,
                 bytes_per_token: engine.bytes_per_token(),
-                fingerprint: fingerprint(&file.gguf),
+                fingerprint: OnceLock::new(),
                 engine: Mutex::new(engine),
             }),
         })
@@ -343,8 +344,14 @@ impl Model {
 
     /// A number that tells model files apart: of their metadata, their tensors' names and shapes, and samples of their
     /// weights. No protection against somebody who wants two files to look the same.
-    pub fn fingerprint(&self) -> u64 {
-        self.inner.fingerprint
+    ///
+    /// Errors: the file became shorter.
+    pub fn fingerprint(&self) -> Result<u64> {
+        if let Some(known) = self.inner.fingerprint.get() {
+            return Ok(*known);
+        }
+        let counted = fingerprint(&self.inner.file.read()?);
+        Ok(*self.inner.fingerprint.get_or_init(|| counted))
     }
 
     /// True for handles to one loaded model.

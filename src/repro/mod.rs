@@ -15,6 +15,8 @@ mod synthetic;
 
 pub use capsule::{Arg, Capsule, Piece, Ran, Stage, State};
 pub use case::{Case, DeviceRecord, Manifest};
+#[cfg(feature = "cli")]
+pub(crate) use case::{hex, unhex};
 pub use export::{Tracker, amber, c, issue};
 pub use find::{FindOptions, Finding, Found, Kind, capture, compare, dispatches, find};
 pub use judge::{Output, Wrong, judge};

@@ -181,11 +181,11 @@ impl Session {
     ///
     /// Errors: the device is lost, or was lost again.
     fn resettle(&mut self) -> Result<()> {
-        let model = self.model.clone();
-        let mut engine = model.engine();
-        if engine.epoch() == self.epoch {
+        if self.model.engine().epoch() == self.epoch {
             return Ok(());
         }
+        let model = self.model.clone();
+        let mut engine = model.engine();
         let slot = engine.take_slot()?;
         let mut replay = || {
             let record = self.sampler.record(engine.history_of(slot))?;
@@ -275,14 +275,7 @@ impl Session {
 
     fn compute(&mut self, tokens: &[u32], path: Path, size: usize) -> Result<Vec<f32>> {
         self.check(tokens)?;
-        self.resettle()?;
-        let before = self.tokens.len();
-        self.tokens.extend_from_slice(tokens);
-        let logits = self.compute_logits(path, size);
-        if logits.is_err() {
-            self.rewind(before);
-        }
-        let mut logits = logits?;
+        let mut logits = self.appending(tokens, |session| session.compute_logits(path, size))?;
         logits.drain(..logits.len() - tokens.len() * self.model.config().vocab as usize);
         Ok(logits)
     }
@@ -362,9 +355,15 @@ impl Session {
     /// Appends tokens and computes all that is not; the last row gets `tail`, and its logits come back if that wants them.
     /// `None` when it was cancelled.
     fn advance(&mut self, tokens: &[u32], tail: Tail, cancel: &CancelToken) -> Result<Option<Vec<f32>>> {
+        self.appending(tokens, |session| session.advance_by(tokens.len(), tail, cancel))
+    }
+
+    /// Appends tokens and computes; where that fails the conversation is what it was.
+    fn appending<T>(&mut self, tokens: &[u32], compute: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.resettle()?;
         let (before, computed) = (self.tokens.len(), self.computed);
-        let done = self.advance_by(tokens, tail, cancel);
+        self.tokens.extend_from_slice(tokens);
+        let done = compute(self);
         if done.is_err() {
             self.rewind(before);
             self.computed = self.computed.min(computed);
@@ -372,11 +371,11 @@ impl Session {
         done
     }
 
-    fn advance_by(&mut self, tokens: &[u32], tail: Tail, cancel: &CancelToken) -> Result<Option<Vec<f32>>> {
-        let lost = self.tokens.len() - self.computed > 1;
-        let (path, size) = self.path(tokens.len() + if lost { self.tokens.len() - self.computed } else { 0 });
+    /// Computes all that is not, of which the last `count` tokens were just appended.
+    fn advance_by(&mut self, count: usize, tail: Tail, cancel: &CancelToken) -> Result<Option<Vec<f32>>> {
+        let left = self.tokens.len() - count - self.computed;
+        let (path, size) = self.path(count + if left > 1 { left } else { 0 });
         let model = self.model.clone();
-        self.tokens.extend_from_slice(tokens);
         let mut logits = Vec::new();
         while self.computed < self.tokens.len() {
             if cancel.is_cancelled() {

@@ -158,6 +158,7 @@ impl Session {
     ///
     /// Errors: the device's.
     pub fn snapshot(&self) -> Result<Snapshot> {
+        let fingerprint = self.model.fingerprint()?;
         let engine = self.model.engine();
         if engine.epoch() != self.epoch {
             return Err(Error::Argument {
@@ -167,7 +168,7 @@ impl Session {
             });
         }
         Ok(Snapshot {
-            fingerprint: self.model.fingerprint(),
+            fingerprint,
             layout: engine.state_layout(),
             tokens: self.tokens.clone(),
             computed: self.computed,
@@ -186,7 +187,7 @@ impl Session {
             found,
             allowed,
         };
-        let (ours, theirs) = (self.model.fingerprint(), snapshot.fingerprint);
+        let (ours, theirs) = (self.model.fingerprint()?, snapshot.fingerprint);
         if ours != theirs {
             return Err(differs(
                 "the snapshot's model",

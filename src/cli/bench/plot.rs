@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use quick_xml::escape::escape;
+
 use super::row::{Place, Row};
 use crate::bench::Summary;
 use crate::cli::{Failure, input};
@@ -21,10 +23,6 @@ struct Page {
     at: f64,
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
 /// A named line of points.
 struct Curve {
     name: String,
@@ -38,13 +36,13 @@ impl Page {
     }
 
     fn text(&mut self, x: f64, y: f64, anchor: &str, text: &str) {
-        let text = escaped(text);
+        let text = escape(text);
         self.put(format_args!(r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}">{text}</text>"#));
     }
 
     fn title(&mut self, text: &str) {
         self.at += 2.0 * LINE;
-        let (y, text) = (self.at, escaped(text));
+        let (y, text) = (self.at, escape(text));
         self.put(format_args!(r#"<text x="10" y="{y:.1}" font-weight="bold">{text}</text>"#));
         self.at += LINE / 2.0;
     }
