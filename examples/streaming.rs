@@ -1,7 +1,7 @@
 //! Tokens as a `futures` stream, polled by the smallest runtime there is: one task that parks its thread. Any other runtime
 //! polls it the same way; a web server would send each token as an event.
 //!
-//! cargo run --example streaming --features stream -- MODEL.gguf
+//! cargo run --example streaming -- MODEL.gguf
 
 use std::pin::pin;
 use std::sync::Arc;
