@@ -39,6 +39,9 @@ pub enum Error {
     Draft { reason: String },
     #[error("{path}: {reason}")]
     Snapshot { path: PathBuf, reason: String },
+    /// Somebody stopped the work; what it was for stands as before.
+    #[error("the work was cancelled")]
+    Cancelled,
     #[error("no kernel does {op} here: {reasons}")]
     NoKernel { op: String, reasons: String },
 }

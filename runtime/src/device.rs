@@ -1,8 +1,10 @@
 //! A device: a Vulkan device with one compute queue, or the CPU reference, behind the same methods.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use crate::arena::Arena;
 use crate::buffer::{Buffer, Inner, Usage};
@@ -11,7 +13,6 @@ use crate::choose::{choose, expected};
 use crate::encode::{Encoded, Fence, Held, constant_bytes};
 use crate::error::Error;
 use crate::fault::Faults;
-use crate::hazard::between;
 use crate::kernel::Kernel;
 use crate::memory::{HostMemory, Storage, VulkanBuffer, counters};
 use crate::physical;
@@ -19,7 +20,8 @@ use crate::pipeline::{PipelineTime, Pipelines};
 use crate::recording::Recording;
 use crate::reference::Program;
 use crate::simulate::Simulated;
-use crate::submit::{Calls, Ticket, Timeline};
+use crate::slice::{Pace, budget, halved};
+use crate::submit::{Calls, Timeline};
 use crate::trace::Times;
 use crate::vulkan::{Context, Message, Validation, lock};
 
@@ -74,6 +76,9 @@ pub struct DeviceOptions {
     pub cache_key: String,
     /// Kernels not to be used; those who choose kernels see the device's own in [`Caps::avoid`].
     pub avoid: Vec<Avoid>,
+    /// Time of the device that one submission takes at most; longer work is cut into several. 100 ms by default, zero for
+    /// no limit. It is halved whenever the device was lost.
+    pub slice: Option<Duration>,
     /// Calls of the driver that fail, for tests. One device of a process at a time can have them.
     pub faults: Option<Arc<Faults>>,
 }
@@ -111,7 +116,11 @@ pub struct DeviceInfo {
 /// An open Vulkan device with what is shared by everything on it.
 pub(crate) struct Gpu {
     pub(crate) timeline: Arc<Timeline>,
-    fence: Fence,
+    pub(crate) fence: Fence,
+    /// How work is cut.
+    pub(crate) pace: Pace,
+    /// What the latest submissions took, in nanoseconds.
+    pub(crate) slices: Mutex<VecDeque<u64>>,
     pub(crate) pipelines: Pipelines,
     substitutes: Mutex<Vec<Substitute>>,
     /// What living command buffers keep alive.
@@ -155,7 +164,7 @@ impl Drop for Gpu {
     }
 }
 
-enum Backend {
+pub(crate) enum Backend {
     Vulkan(Arc<Gpu>),
     Reference(Box<Caps>),
     /// Counts the bytes of each heap and takes none.
@@ -165,19 +174,19 @@ enum Backend {
 /// An open device. Cloning gives another handle to the same one.
 #[derive(Clone)]
 pub struct Device {
-    backend: Arc<Backend>,
+    pub(crate) backend: Arc<Backend>,
 }
 
 /// A recording ready to be submitted as often as wished.
 pub struct Compiled {
-    name: Arc<str>,
+    pub(crate) name: Arc<str>,
     constant_bytes: u64,
     commands: usize,
-    work: Work,
+    pub(crate) work: Work,
 }
 
-enum Work {
-    Vulkan(Encoded),
+pub(crate) enum Work {
+    Vulkan(Box<Encoded>),
     Reference(Program),
 }
 
@@ -203,7 +212,8 @@ impl Device {
             let timeline = Arc::new(Timeline::new(&context)?);
             let fence = Fence::new(&context)?;
             let (substitutes, held, options) = (Mutex::default(), Mutex::default(), options.clone());
-            let gpu = Gpu { timeline, fence, pipelines, substitutes, held, options, context };
+            let (pace, slices) = (Pace::new(context.caps.kind, budget(options.slice)), Mutex::default());
+            let gpu = Gpu { timeline, fence, pace, slices, pipelines, substitutes, held, options, context };
             Backend::Vulkan(Arc::new(gpu))
         };
         Ok(Device { backend: Arc::new(backend) })
@@ -221,7 +231,10 @@ impl Device {
     pub fn lose(&self) {
         if let Backend::Vulkan(gpu) = &*self.backend {
             gpu.timeline.settle();
-            gpu.context.give_up(Error::Lost { doing: "a test".into() });
+            gpu.context.give_up(Error::Lost {
+                doing: "a test".into(),
+                place: gpu.timeline.trail.place().map(Box::new),
+            });
         }
     }
 
@@ -236,8 +249,8 @@ impl Device {
             Err(Error::Lost { .. }) => {
                 gpu.release();
                 let selector = Selector::Same(gpu.context.caps.uuid);
-                let faults = None;
-                Device::open(&DeviceOptions { selector, faults, ..gpu.options.clone() })
+                let (faults, slice) = (None, halved(gpu.options.slice));
+                Device::open(&DeviceOptions { selector, faults, slice, ..gpu.options.clone() })
             }
             Err(other) => Err(other),
         }
@@ -340,7 +353,7 @@ impl Device {
     pub fn compile(&self, recording: &Recording, options: &CompileOptions<'_>) -> Result<Compiled, Error> {
         let work = match &*self.backend {
             Backend::Vulkan(gpu) => {
-                Work::Vulkan(gpu.context.guard(|| Encoded::new(gpu, recording, options))?)
+                Work::Vulkan(Box::new(gpu.context.guard(|| Encoded::new(gpu, recording, options))?))
             }
             Backend::Reference(_) => Work::Reference(Program::new(recording)),
             Backend::Planner(..) => return Err(planned(&recording.name)),
@@ -351,67 +364,6 @@ impl Device {
             commands: recording.commands().len(),
             work,
         })
-    }
-
-    /// Submits compiled recordings in order, in one submission, with barriers between those that touch the same
-    /// bytes. A recording that is still pending is waited for.
-    pub fn submit(&self, parts: &[&Compiled]) -> Result<Ticket, Error> {
-        self.submit_parts(parts, true)
-    }
-
-    /// As [`Device::submit`], without the barriers between parts. Exists so that tests can show that a missing one
-    /// is noticed.
-    pub fn submit_unfenced(&self, parts: &[&Compiled]) -> Result<Ticket, Error> {
-        self.submit_parts(parts, false)
-    }
-
-    fn submit_parts(&self, parts: &[&Compiled], fenced: bool) -> Result<Ticket, Error> {
-        let doing: Arc<str> = parts.first().map_or_else(|| "nothing".into(), |part| Arc::clone(&part.name));
-        match &*self.backend {
-            Backend::Planner(..) => Err(planned(&doing)),
-            Backend::Reference(_) => {
-                for part in parts {
-                    match &part.work {
-                        Work::Reference(program) => program.run()?,
-                        Work::Vulkan(_) => return Err(foreign(part)),
-                    }
-                }
-                Ok(Ticket { timeline: None, doing })
-            }
-            Backend::Vulkan(gpu) => {
-                let mut encoded_parts = Vec::with_capacity(parts.len());
-                for part in parts {
-                    match &part.work {
-                        Work::Vulkan(encoded) if encoded.is_of(gpu) => encoded_parts.push(encoded),
-                        _ => return Err(foreign(part)),
-                    }
-                }
-                for (index, encoded) in encoded_parts.iter().enumerate() {
-                    if encoded_parts[..index].iter().any(|other| std::ptr::eq(*other, *encoded)) {
-                        let reason =
-                            "it stands twice in one submission; submit it once after the other".to_owned();
-                        return Err(Error::Recording { label: parts[index].name.to_string(), reason });
-                    }
-                }
-                let edges: Vec<_> = encoded_parts.iter().map(|encoded| &encoded.edges).collect();
-                let mut buffers = Vec::with_capacity(2 * parts.len());
-                for ((part, encoded), barrier) in parts.iter().zip(&encoded_parts).zip(between(&edges)) {
-                    if barrier && fenced {
-                        buffers.push(gpu.fence.commands.buffer);
-                    }
-                    let last = encoded.last.load(Ordering::Acquire);
-                    if last > 0 {
-                        gpu.timeline.wait(last, &part.name)?;
-                    }
-                    buffers.push(encoded.commands.buffer);
-                }
-                let value = gpu.timeline.submit(&buffers)?;
-                for encoded in encoded_parts {
-                    encoded.last.store(value, Ordering::Release);
-                }
-                Ok(Ticket { timeline: Some((Arc::clone(&gpu.timeline), value)), doing })
-            }
-        }
     }
 
     /// Runs other code in place of some kernels in what is compiled from now on. The reference device knows no code.
@@ -452,7 +404,9 @@ impl Device {
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<(), Error> {
         match &*self.backend {
-            Backend::Vulkan(gpu) => gpu.context.guard(|| gpu.pipelines.prepare(recordings, progress)),
+            Backend::Vulkan(gpu) => {
+                gpu.context.guard(|| gpu.pipelines.prepare(recordings, &gpu.pace, progress))
+            }
             Backend::Reference(_) | Backend::Planner(..) => Ok(()),
         }
     }
@@ -473,11 +427,11 @@ impl Device {
     }
 }
 
-fn planned(name: &str) -> Error {
+pub(crate) fn planned(name: &str) -> Error {
     Error::Recording { label: name.to_owned(), reason: "a planner only counts".into() }
 }
 
-fn foreign(part: &Compiled) -> Error {
+pub(crate) fn foreign(part: &Compiled) -> Error {
     Error::Recording { label: part.name.to_string(), reason: "it was compiled for another device".into() }
 }
 
@@ -492,6 +446,23 @@ impl Compiled {
         match &self.work {
             Work::Vulkan(encoded) => encoded.times(),
             Work::Reference(_) => Times::default(),
+        }
+    }
+
+    /// Whether it should be compiled anew: its times have shown that it is cut into submissions that take too long, or into
+    /// needlessly many pieces.
+    pub fn should_recut(&self) -> bool {
+        match &self.work {
+            Work::Vulkan(encoded) => encoded.should_recut(),
+            Work::Reference(_) => false,
+        }
+    }
+
+    /// Command buffers that it is cut into.
+    pub fn pieces(&self) -> usize {
+        match &self.work {
+            Work::Vulkan(encoded) => encoded.pieces.len(),
+            Work::Reference(_) => 1,
         }
     }
 

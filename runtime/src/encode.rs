@@ -14,22 +14,34 @@ use crate::commands::Commands;
 use crate::device::{CompileOptions, Gpu};
 use crate::error::Error;
 use crate::hazard::{Edges, Range, Touches, barriers, edges};
+use crate::measure::Measured;
 use crate::memory::Storage;
 use crate::pipeline::Pipeline;
 use crate::recording::{Command, Dispatch, Grid, Recording};
-use crate::trace::{LabelTime, Times, spans};
+use crate::slice::{Cut, Pace, Share, name, work};
+use crate::trail::{Marks, STRIDE};
 use crate::vulkan::{Context, failed, lock};
 
 /// A command buffer that may be submitted as often as wished.
 pub(crate) struct Encoded {
-    pub(crate) commands: Commands,
+    commands: Commands,
+    /// Its command buffers in order, and what each holds.
+    pub(crate) pieces: Vec<vk::CommandBuffer>,
+    pub(crate) cuts: Vec<Cut>,
+    /// Timestamps of each piece: of its begin, of each of its commands when those are measured, of its end.
+    pub(crate) stamps: Vec<std::ops::Range<u32>>,
+    /// Kernel and work of each command.
+    pub(crate) work: Vec<(&'static str, f64)>,
+    pub(crate) measured: Mutex<Measured>,
+    /// Where the device notes how far it came.
+    pub(crate) marks: Option<Arc<Marks>>,
     /// Timeline value of its last submission, 0 when there was none.
     pub(crate) last: AtomicU64,
     gpu: Arc<Gpu>,
     descriptors: vk::DescriptorPool,
     queries: vk::QueryPool,
     query_count: u32,
-    labels: Vec<(String, &'static str, u64)>,
+    pub(crate) labels: Vec<(String, &'static str, u64)>,
     barriers: usize,
     /// What must be fenced from other parts of a submission.
     pub(crate) edges: Edges,
@@ -148,8 +160,17 @@ impl Encoded {
         }
         held.extend(arena.iter().map(|buffer| (buffer.key(), buffer.clone())));
 
+        let cuts = gpu.pace.cut(recording);
+        let labels = recording.commands.iter().map(|command| command.label().to_owned()).collect();
+        let marks = gpu.timeline.trail.marks(&recording.name, labels, notes(&cuts, &before));
         let mut encoded = Encoded {
-            commands: Commands::begin(&gpu.context, vk::CommandBufferUsageFlags::empty())?,
+            commands: Commands::new(&gpu.context)?,
+            pieces: Vec::with_capacity(cuts.len()),
+            stamps: stamps(&cuts, options.label_times),
+            work: recording.commands.iter().map(|command| (name(command), work(command))).collect(),
+            measured: Mutex::new(Measured::new(&cuts)),
+            marks,
+            cuts,
             last: AtomicU64::new(0),
             gpu: Arc::clone(gpu),
             descriptors: vk::DescriptorPool::null(),
@@ -162,17 +183,18 @@ impl Encoded {
             held: Arc::default(),
         };
         lock(&encoded.held).buffers = held.into_values().collect();
-        encoded.create_pools(recording, options)?;
+        encoded.create_pools(recording)?;
         encoded.record(recording, &resolver, &before, options)?;
         gpu.timeline.count_recorded();
         gpu.hold(&encoded.held);
         Ok(encoded)
     }
 
-    fn create_pools(&mut self, recording: &Recording, options: &CompileOptions<'_>) -> Result<(), Error> {
+    fn create_pools(&mut self, recording: &Recording) -> Result<(), Error> {
         let context = &self.gpu.context;
         let device = &context.device;
-        let kernels = recording.commands.iter().filter_map(|command| match command {
+        let commands = self.cuts.iter().flat_map(|cut| &recording.commands[cut.commands.clone()]);
+        let kernels = commands.filter_map(|command| match command {
             Command::Dispatch(dispatch) => Some(dispatch.kernel.bindings.len() as u32),
             _ => None,
         });
@@ -188,7 +210,7 @@ impl Encoded {
                     device.create_descriptor_pool(&info, None).map_err(failed("vkCreateDescriptorPool"))?;
             }
             if context.caps.timestamp_period.is_some() {
-                self.query_count = if options.label_times { recording.commands.len() as u32 + 1 } else { 2 };
+                self.query_count = self.stamps.last().map_or(0, |stamps| stamps.end);
                 let info = vk::QueryPoolCreateInfo::default()
                     .query_type(vk::QueryType::TIMESTAMP)
                     .query_count(self.query_count);
@@ -208,75 +230,113 @@ impl Encoded {
         let gpu = Arc::clone(&self.gpu);
         let context = &gpu.context;
         let device = &context.device;
-        let commands = self.commands.buffer;
-        let stamp = |index: u32| {
-            if self.query_count > 0 {
-                // SAFETY: the index is below the pool's count; the command buffer is recording.
-                unsafe {
-                    device.cmd_write_timestamp2(
-                        commands,
-                        vk::PipelineStageFlags2::ALL_COMMANDS,
-                        self.queries,
-                        index,
-                    );
-                }
-            }
-        };
-        if self.query_count > 0 {
-            // SAFETY: the command buffer is recording, used by this thread only.
-            unsafe { device.cmd_reset_query_pool(commands, self.queries, 0, self.query_count) };
-        }
-        stamp(0);
         let mut pipelines = Vec::new();
-        let mut labels = Vec::new();
-        let mut bound_pipeline = vk::Pipeline::null();
-        for (index, command) in recording.commands.iter().enumerate() {
-            if before[index] {
+        let cuts = std::mem::take(&mut self.cuts);
+        let notes = notes(&cuts, before);
+        let all = recording.commands.len();
+        for (number, cut) in cuts.iter().enumerate() {
+            let commands = self.commands.begin(vk::CommandBufferUsageFlags::empty())?;
+            self.pieces.push(commands);
+            if number == 0 && self.query_count > 0 {
+                // SAFETY: the command buffer is recording, used by this thread only.
+                unsafe { device.cmd_reset_query_pool(commands, self.queries, 0, self.query_count) };
+            }
+            // Pieces are told apart by what is noted between them; shares of one dispatch need no order.
+            let continues = cut.share.is_some_and(|share| share.first > 0);
+            if number > 0 && !continues {
                 barrier(context, commands, false);
             }
-            label(context, commands, command.label());
-            let kernel = match command {
-                Command::Dispatch(dispatch) => {
-                    let pipeline = self.dispatch(dispatch, resolver, bound_pipeline)?;
-                    bound_pipeline = pipeline.handle;
-                    pipelines.push(pipeline);
-                    dispatch.kernel.name
+            if !continues {
+                self.note(commands, cut.commands.start);
+            }
+            let mut query = self.stamps[number].start;
+            self.stamp(commands, query);
+            let mut bound_pipeline = vk::Pipeline::null();
+            for index in cut.commands.clone() {
+                let command = &recording.commands[index];
+                if index > cut.commands.start && before[index] {
+                    barrier(context, commands, false);
+                    if notes.contains(&(index as u32)) {
+                        self.note(commands, index);
+                    }
                 }
-                Command::Copy { src, dst, .. } => {
-                    let (src, dst) = (resolver.bind(src)?, resolver.bind(dst)?);
-                    let region =
-                        vk::BufferCopy::default().src_offset(src.offset).dst_offset(dst.offset).size(src.len);
-                    // SAFETY: both ranges were checked when recorded.
-                    unsafe { device.cmd_copy_buffer(commands, src.handle, dst.handle, &[region]) };
-                    "copy"
+                label(context, commands, command.label());
+                match command {
+                    Command::Dispatch(dispatch) => {
+                        let pipeline =
+                            self.dispatch(commands, dispatch, cut.share, resolver, bound_pipeline)?;
+                        bound_pipeline = pipeline.handle;
+                        pipelines.push(pipeline);
+                    }
+                    Command::Copy { src, dst, .. } => {
+                        let (src, dst) = (resolver.bind(src)?, resolver.bind(dst)?);
+                        let region = vk::BufferCopy::default()
+                            .src_offset(src.offset)
+                            .dst_offset(dst.offset)
+                            .size(src.len);
+                        // SAFETY: both ranges were checked when recorded.
+                        unsafe { device.cmd_copy_buffer(commands, src.handle, dst.handle, &[region]) };
+                    }
+                    Command::Fill { dst, word, .. } => {
+                        let dst = resolver.bind(dst)?;
+                        // SAFETY: as above.
+                        unsafe { device.cmd_fill_buffer(commands, dst.handle, dst.offset, dst.len, *word) };
+                    }
                 }
-                Command::Fill { dst, word, .. } => {
-                    let dst = resolver.bind(dst)?;
-                    // SAFETY: as above.
-                    unsafe { device.cmd_fill_buffer(commands, dst.handle, dst.offset, dst.len, *word) };
-                    "fill"
+                end_label(context, commands);
+                if options.label_times {
+                    query += 1;
+                    self.stamp(commands, query);
                 }
-            };
-            end_label(context, commands);
-            if options.label_times {
-                labels.push((command.label().to_owned(), kernel, constant_bytes(command)));
-                stamp(index as u32 + 1);
+            }
+            if !options.label_times {
+                self.stamp(commands, query + 1);
+            }
+            if number + 1 == cuts.len() {
+                barrier(context, commands, true);
+                self.note(commands, all);
+            }
+            // SAFETY: ends the recording begun above.
+            unsafe { device.end_command_buffer(commands) }.map_err(failed("vkEndCommandBuffer"))?;
+        }
+        self.cuts = cuts;
+        lock(&self.held).pipelines = pipelines;
+        if options.label_times {
+            let of = |command: &Command| (command.label().to_owned(), name(command), constant_bytes(command));
+            self.labels = recording.commands.iter().map(of).collect();
+        }
+        Ok(())
+    }
+
+    /// Notes that so many commands are finished, which a barrier has made sure of.
+    fn note(&self, commands: vk::CommandBuffer, done: usize) {
+        let Some(marks) = &self.marks else { return };
+        let (trail, at) = (self.gpu.timeline.trail.handle, 4 * u64::from(marks.word));
+        // SAFETY: the command buffer is recording; the word lies inside the buffer.
+        unsafe {
+            self.gpu.context.device.cmd_update_buffer(commands, trail, at, &(done as u32).to_le_bytes());
+        }
+    }
+
+    fn stamp(&self, commands: vk::CommandBuffer, index: u32) {
+        if self.query_count > 0 {
+            // SAFETY: the index is below the pool's count; the command buffer is recording.
+            unsafe {
+                self.gpu.context.device.cmd_write_timestamp2(
+                    commands,
+                    vk::PipelineStageFlags2::ALL_COMMANDS,
+                    self.queries,
+                    index,
+                );
             }
         }
-        if !options.label_times {
-            stamp(1);
-        }
-        barrier(context, commands, true);
-        // SAFETY: ends the recording begun above.
-        unsafe { device.end_command_buffer(commands) }.map_err(failed("vkEndCommandBuffer"))?;
-        lock(&self.held).pipelines = pipelines;
-        self.labels = labels;
-        Ok(())
     }
 
     fn dispatch(
         &self,
+        commands: vk::CommandBuffer,
         dispatch: &Dispatch,
+        share: Option<Share>,
         resolver: &Resolver<'_>,
         bound_pipeline: vk::Pipeline,
     ) -> Result<Arc<Pipeline>, Error> {
@@ -284,7 +344,7 @@ impl Encoded {
         let device = &self.gpu.context.device;
         let kernel = self.gpu.kernel(dispatch.kernel, &dispatch.label);
         let specs = kernel.spec_values(&dispatch.specs, caps.subgroup);
-        let pipeline = self.gpu.pipelines.get(kernel, &specs)?;
+        let pipeline = self.gpu.pipelines.get(kernel, &specs, share.is_some())?;
         let layouts = [pipeline.set_layout];
         let allocate =
             vk::DescriptorSetAllocateInfo::default().descriptor_pool(self.descriptors).set_layouts(&layouts);
@@ -346,7 +406,6 @@ impl Encoded {
             }
             Grid::Indirect(view) => Err(resolver.bind(view)?),
         };
-        let commands = self.commands.buffer;
         // SAFETY: the set is fresh; ranges, grids and push sizes were checked; the command buffer is recording.
         unsafe {
             device.update_descriptor_sets(&writes, &[]);
@@ -364,9 +423,16 @@ impl Encoded {
             if !push.is_empty() {
                 device.cmd_push_constants(commands, pipeline.layout, vk::ShaderStageFlags::COMPUTE, 0, &push);
             }
-            match grid {
-                Ok([x, y, z]) => device.cmd_dispatch(commands, x, y, z),
-                Err(at) => device.cmd_dispatch_indirect(commands, at.handle, at.offset),
+            match (grid, share) {
+                (Ok([x, y, z]), None) => device.cmd_dispatch(commands, x, y, z),
+                (Ok(mut count), Some(share)) => {
+                    let mut base = [0; 3];
+                    base[share.axis] = share.first;
+                    count[share.axis] = share.count;
+                    let [[x, y, z], [nx, ny, nz]] = [base, count];
+                    device.cmd_dispatch_base(commands, x, y, z, nx, ny, nz);
+                }
+                (Err(at), _) => device.cmd_dispatch_indirect(commands, at.handle, at.offset),
             }
         }
         Ok(pipeline)
@@ -387,41 +453,30 @@ impl Encoded {
         self.arena
     }
 
-    /// Times of the last submission, which was waited for. A query that has no result is "no time known".
-    pub(crate) fn times(&self) -> Times {
-        let Some(period) = self.gpu.context.caps.timestamp_period else { return Times::default() };
-        if self.query_count == 0 || self.last.load(Ordering::Acquire) == 0 {
-            return Times::default();
+    /// Nanoseconds of a tick of its timestamps, if it has any.
+    pub(crate) fn period(&self) -> Option<f32> {
+        self.gpu.context.caps.timestamp_period.filter(|_| self.query_count > 0)
+    }
+
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.gpu.pace
+    }
+
+    /// Timestamps that are there. Never asked for with WAIT, which hangs on simulated devices.
+    pub(crate) fn read_ticks(&self) -> Vec<Option<u64>> {
+        if self.query_count == 0 {
+            return Vec::new();
         }
-        // Pairs of (tick, available); never asked for with WAIT, which hangs on simulated devices.
+        // Pairs of (tick, available).
         let mut raw = vec![[0u64; 2]; self.query_count as usize];
         let flags = vk::QueryResultFlags::TYPE_64 | vk::QueryResultFlags::WITH_AVAILABILITY;
         // SAFETY: the pool has as many queries as `raw` has pairs.
-        let got = unsafe { self.gpu.context.device.get_query_pool_results(self.queries, 0, &mut raw, flags) };
-        if got.is_err() {
-            return Times::default();
+        match unsafe { self.gpu.context.device.get_query_pool_results(self.queries, 0, &mut raw, flags) } {
+            Ok(()) => {}
+            Err(vk::Result::NOT_READY) => {}
+            Err(_) => return Vec::new(),
         }
-        let ticks: Vec<_> = raw.iter().map(|[tick, available]| (*available != 0).then_some(*tick)).collect();
-        let ends = [ticks[0], ticks[ticks.len() - 1]];
-        let labels = self
-            .labels
-            .iter()
-            .zip(spans(&ticks, period))
-            .filter_map(|((label, kernel, bytes), span)| {
-                span.map(|nanoseconds| LabelTime {
-                    label: label.clone(),
-                    kernel,
-                    nanoseconds,
-                    constant_bytes: *bytes,
-                })
-            })
-            .collect();
-        let began = ticks[0].map(|tick| (tick as f64 * f64::from(period)) as u64);
-        Times {
-            total_nanoseconds: spans(&ends, period)[0].filter(|&t| t > 0),
-            began_nanoseconds: began,
-            labels,
-        }
+        raw.iter().map(|[tick, available]| (*available != 0).then_some(*tick)).collect()
     }
 }
 
@@ -445,17 +500,23 @@ fn end_label(context: &Context, commands: vk::CommandBuffer) {
 
 /// A command buffer that holds one barrier, to stand between parts of a submission.
 pub(crate) struct Fence {
-    pub(crate) commands: Commands,
+    buffer: vk::CommandBuffer,
+    // Keeps it alive.
+    _commands: Commands,
 }
 
 impl Fence {
     pub(crate) fn new(context: &Arc<Context>) -> Result<Self, Error> {
-        let commands = Commands::begin(context, vk::CommandBufferUsageFlags::SIMULTANEOUS_USE)?;
-        barrier(context, commands.buffer, false);
+        let mut commands = Commands::new(context)?;
+        let buffer = commands.begin(vk::CommandBufferUsageFlags::SIMULTANEOUS_USE)?;
+        barrier(context, buffer, false);
         // SAFETY: ends the recording begun above; the device waits for its last submission before it lets go of the fence.
-        unsafe { context.device.end_command_buffer(commands.buffer) }
-            .map_err(failed("vkEndCommandBuffer"))?;
-        Ok(Fence { commands })
+        unsafe { context.device.end_command_buffer(buffer) }.map_err(failed("vkEndCommandBuffer"))?;
+        Ok(Fence { buffer, _commands: commands })
+    }
+
+    pub(crate) fn commands(&self) -> vk::CommandBuffer {
+        self.buffer
     }
 }
 
@@ -469,13 +530,44 @@ pub(crate) fn constant_bytes(command: &Command) -> u64 {
         .sum()
 }
 
+/// Timestamps of each piece.
+fn stamps(cuts: &[Cut], label_times: bool) -> Vec<std::ops::Range<u32>> {
+    let mut end = 0;
+    cuts.iter()
+        .map(|cut| {
+            let begin = end;
+            end += 1 + if label_times { cut.commands.len() as u32 } else { 1 };
+            begin..end
+        })
+        .collect()
+}
+
+/// How many commands are finished wherever that is noted: where a piece begins, and at barriers far enough apart.
+fn notes(cuts: &[Cut], before: &[bool]) -> Vec<u32> {
+    let mut notes = Vec::new();
+    for cut in cuts.iter().filter(|cut| cut.share.is_none_or(|share| share.first == 0)) {
+        let mut last = cut.commands.start;
+        notes.push(last as u32);
+        for index in cut.commands.clone().skip(1) {
+            if before[index] && index - last >= STRIDE {
+                last = index;
+                notes.push(last as u32);
+            }
+        }
+    }
+    notes
+}
+
 /// Everything before is finished and visible to everything after; `to_host` also makes it visible to the host.
 fn barrier(context: &Context, commands: vk::CommandBuffer, to_host: bool) {
     let stages = vk::PipelineStageFlags2::COMPUTE_SHADER | vk::PipelineStageFlags2::ALL_TRANSFER;
     let writes = vk::AccessFlags2::SHADER_STORAGE_WRITE | vk::AccessFlags2::TRANSFER_WRITE;
     let memory = vk::MemoryBarrier2::default().src_stage_mask(stages).src_access_mask(writes);
     let memory = if to_host {
-        memory.dst_stage_mask(vk::PipelineStageFlags2::HOST).dst_access_mask(vk::AccessFlags2::HOST_READ)
+        // What is noted behind it is of finished work too.
+        memory
+            .dst_stage_mask(vk::PipelineStageFlags2::HOST | vk::PipelineStageFlags2::ALL_TRANSFER)
+            .dst_access_mask(vk::AccessFlags2::HOST_READ | vk::AccessFlags2::TRANSFER_WRITE)
     } else {
         memory
             .src_stage_mask(stages | vk::PipelineStageFlags2::DRAW_INDIRECT)

@@ -1,6 +1,11 @@
 //! What can go wrong below the recordings: one enum, every message a sentence with what, found and allowed.
 
 use crate::caps::Need;
+use crate::trail::Place;
+
+fn said(place: &Option<Box<Place>>) -> String {
+    place.as_ref().map_or_else(String::new, |place| format!("; {place}"))
+}
 
 /// Errors of devices, memory and submissions.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -28,10 +33,14 @@ pub enum Error {
     Import { what: String, reason: String },
     #[error("{call} failed: {result}")]
     Vulkan { call: &'static str, result: String },
-    #[error("the device was lost during {doing}; the work submitted to it did not finish")]
-    Lost { doing: String },
-    #[error("{doing} made no progress for {seconds} s; the submission was given up")]
-    Timeout { doing: String, seconds: u64 },
+    #[error("the device was lost during {doing}; the work submitted to it did not finish{}", said(place))]
+    Lost {
+        doing: String,
+        /// Where it stood, as far as the device noted it.
+        place: Option<Box<Place>>,
+    },
+    #[error("{doing} made no progress for {seconds} s; the submission was given up{}", said(place))]
+    Timeout { doing: String, seconds: u64, place: Option<Box<Place>> },
     #[error("{label}: {reason}")]
     Recording { label: String, reason: String },
 }

@@ -29,6 +29,7 @@ mod hazard;
 #[allow(unsafe_code)]
 mod inspect;
 mod kernel;
+mod measure;
 #[allow(unsafe_code)]
 mod memory;
 #[allow(unsafe_code)]
@@ -38,10 +39,13 @@ mod pipeline;
 mod place;
 mod recording;
 mod reference;
+mod run;
 mod simulate;
+mod slice;
 #[allow(unsafe_code)]
 mod submit;
 mod trace;
+mod trail;
 mod transfer;
 #[allow(unsafe_code)]
 mod vulkan;
@@ -58,9 +62,11 @@ pub use kernel::{Access, Binding, Kernel, SpecConstant};
 pub use memory::HostMemory;
 pub use pipeline::PipelineTime;
 pub use recording::{Command, Dispatch, Grid, Recording};
+pub use run::Ran;
 pub use simulate::Simulated;
 pub use submit::{Calls, Ticket};
 pub use trace::{LabelTime, Times};
+pub use trail::Place;
 pub use transfer::Uploader;
 pub use vulkan::{Message, Validation};
 

@@ -173,6 +173,14 @@ impl Storage {
         })
     }
 
+    /// Reads from the begin what the device may be writing: each word is an old or a new one.
+    pub(crate) fn peek(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.access("trail", 0, bytes.len(), Touch::Read, |source| {
+            bytes.copy_from_slice(source);
+            Ok(())
+        })
+    }
+
     fn access<E: From<Error>>(
         &self,
         name: &str,

@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 use crate::caps::Need;
 use crate::error::Error;
 use crate::kernel::Kernel;
-use crate::recording::Recording;
+use crate::recording::{Command, Recording};
+use crate::slice::Pace;
 use crate::vulkan::{Context, failed, lock};
 
 /// First bytes of a cache file: name and version of its layout.
@@ -54,7 +55,8 @@ pub struct PipelineTime {
 /// A pipeline that takes longer is named in a warning.
 const SLOW: Duration = Duration::from_secs(5);
 
-type Key = (&'static str, u64, Vec<u32>);
+/// Kernel, hash of its code, specialisation values, whether its grid may begin elsewhere than at zero.
+type Key = (&'static str, u64, Vec<u32>, bool);
 
 /// All pipelines of a device.
 pub(crate) struct Pipelines {
@@ -97,13 +99,21 @@ impl Pipelines {
         })
     }
 
-    /// The pipeline of a kernel with the values of its specialisation constants, in the kernel's order.
-    pub(crate) fn get(&self, kernel: &'static Kernel, specs: &[u32]) -> Result<Arc<Pipeline>, Error> {
-        let key: Key = (kernel.name, kernel.hash, specs.to_vec());
+    /// The pipeline of a kernel with the values of its specialisation constants, in the kernel's order; with `shares` for
+    /// grids that begin anywhere.
+    pub(crate) fn get(
+        &self,
+        kernel: &'static Kernel,
+        specs: &[u32],
+        shares: bool,
+    ) -> Result<Arc<Pipeline>, Error> {
+        let key: Key = (kernel.name, kernel.hash, specs.to_vec(), shares);
         if let Some(found) = lock(&self.map).get(&key) {
             return Ok(Arc::clone(found));
         }
-        let pipeline = Arc::new(self.create(kernel, specs, vk::PipelineCreateFlags::empty())?);
+        let base = vk::PipelineCreateFlags::DISPATCH_BASE;
+        let flags = if shares { base } else { vk::PipelineCreateFlags::empty() };
+        let pipeline = Arc::new(self.create(kernel, specs, flags)?);
         lock(&self.map).insert(key, Arc::clone(&pipeline));
         Ok(pipeline)
     }
@@ -112,22 +122,29 @@ impl Pipelines {
     pub(crate) fn prepare(
         &self,
         recordings: &[&Recording],
+        pace: &Pace,
         progress: &(dyn Fn(usize, usize) + Sync),
     ) -> Result<(), Error> {
-        let mut wanted: Vec<(&'static Kernel, Vec<u32>)> = Vec::new();
+        let mut wanted: Vec<(&'static Kernel, Vec<u32>, bool)> = Vec::new();
         let mut seen = HashSet::new();
-        for dispatch in recordings.iter().flat_map(|recording| recording.dispatches()) {
-            let specs = dispatch.kernel.spec_values(&dispatch.specs, self.context.caps.subgroup);
-            if seen.insert((dispatch.kernel.name, specs.clone())) {
-                wanted.push((dispatch.kernel, specs));
+        for recording in recordings {
+            for cut in pace.cut(recording) {
+                for command in &recording.commands[cut.commands] {
+                    let Command::Dispatch(dispatch) = command else { continue };
+                    let specs = dispatch.kernel.spec_values(&dispatch.specs, self.context.caps.subgroup);
+                    let shares = cut.share.is_some();
+                    if seen.insert((dispatch.kernel.name, specs.clone(), shares)) {
+                        wanted.push((dispatch.kernel, specs, shares));
+                    }
+                }
             }
         }
         // The longest first, so that none is left over at the end; long code takes long.
-        wanted.sort_by_key(|(kernel, _)| std::cmp::Reverse(kernel.spirv.len()));
+        wanted.sort_by_key(|(kernel, ..)| std::cmp::Reverse(kernel.spirv.len()));
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let work = || -> Result<(), Error> {
-            while let Some((kernel, specs)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(error) = self.get(kernel, specs) {
+            while let Some((kernel, specs, shares)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = self.get(kernel, specs, *shares) {
                     next.store(wanted.len(), Ordering::Relaxed);
                     return Err(error);
                 }

@@ -148,14 +148,6 @@ impl Recording {
         &self.commands
     }
 
-    /// The dispatches, in order.
-    pub(crate) fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
-        self.commands.iter().filter_map(|command| match command {
-            Command::Dispatch(dispatch) => Some(dispatch),
-            _ => None,
-        })
-    }
-
     /// Where the transients lie in their arena, and its bytes.
     pub(crate) fn placed(&self, caps: &Caps) -> (Vec<u64>, u64) {
         let mut lives: Vec<Option<Lifetime>> = vec![None; self.transients.len()];

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use ash::vk;
 
 use crate::error::Error;
+use crate::trail::{Marks, Trail};
 use crate::vulkan::{Context, failed, lock};
 
-/// A submission that has not ended after this long is given up.
-const STALL: Duration = Duration::from_secs(600);
+/// Work of which nothing ends for this long is given up.
+const STALL: Duration = Duration::from_secs(300);
 
 /// How often the driver was called, and what came back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,7 @@ pub struct Calls {
 pub(crate) struct Timeline {
     context: Arc<Context>,
     semaphore: vk::Semaphore,
+    pub(crate) trail: Arc<Trail>,
     /// Last value handed to a submission.
     last: Mutex<u64>,
     /// Highest value that was waited for: what is below it needs no other wait.
@@ -40,6 +42,7 @@ pub(crate) struct Timeline {
 
 impl Timeline {
     pub(crate) fn new(context: &Arc<Context>) -> Result<Self, Error> {
+        let trail = Trail::new(context)?;
         let mut kind = vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
         let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
         // SAFETY: the device is alive; the feature is enabled.
@@ -48,6 +51,7 @@ impl Timeline {
         Ok(Timeline {
             context: Arc::clone(context),
             semaphore,
+            trail,
             last: Mutex::new(0),
             passed: AtomicU64::new(0),
             recorded: AtomicU64::new(0),
@@ -55,8 +59,8 @@ impl Timeline {
         })
     }
 
-    /// Submits command buffers in order; returns the value that marks their end.
-    pub(crate) fn submit(&self, commands: &[vk::CommandBuffer]) -> Result<u64, Error> {
+    /// Submits command buffers in order, of recordings with these marks; returns the value that marks their end.
+    pub(crate) fn submit(&self, commands: &[vk::CommandBuffer], marks: &[Arc<Marks>]) -> Result<u64, Error> {
         let infos: Vec<_> =
             commands.iter().map(|&c| vk::CommandBufferSubmitInfo::default().command_buffer(c)).collect();
         // One lock for value and queue: values must reach the queue in order.
@@ -75,9 +79,10 @@ impl Timeline {
             let queue = lock(&self.context.queue);
             // SAFETY: the command buffers are complete and not pending (their owner waited), the queue is locked.
             unsafe { self.context.device.queue_submit2(*queue, &[info], vk::Fence::null()) }
-                .map_err(failed("vkQueueSubmit2"))
+                .map_err(|result| self.trail.explain(failed("vkQueueSubmit2")(result)))
         })?;
         *last += 1;
+        self.trail.submitted(*last, self.passed.load(Ordering::Acquire), marks);
         Ok(*last)
     }
 
@@ -86,14 +91,15 @@ impl Timeline {
         if value <= self.passed.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.context.guard(|| self.wait_for(value, doing))
+        self.context.guard(|| self.wait_for(value, doing).map_err(|error| self.trail.explain(error)))
     }
 
     fn wait_for(&self, value: u64, doing: &str) -> Result<(), Error> {
         let semaphores = [self.semaphore];
         let values = [value];
         let info = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);
-        let start = Instant::now();
+        let mut since = Instant::now();
+        let mut words = Vec::new();
         loop {
             self.waits.fetch_add(1, Ordering::Relaxed);
             // SAFETY: the semaphore is alive.
@@ -102,11 +108,16 @@ impl Timeline {
                     self.passed.fetch_max(value, Ordering::AcqRel);
                     return Ok(());
                 }
-                Err(vk::Result::TIMEOUT) if start.elapsed() < STALL => {}
-                Err(vk::Result::TIMEOUT) => {
-                    return Err(Error::Timeout { doing: doing.to_owned(), seconds: STALL.as_secs() });
+                Err(vk::Result::TIMEOUT) if since.elapsed() < STALL => {
+                    let now = self.trail.words();
+                    if now != words {
+                        (words, since) = (now, Instant::now());
+                    }
                 }
-                Err(vk::Result::ERROR_DEVICE_LOST) => return Err(Error::Lost { doing: doing.to_owned() }),
+                Err(vk::Result::TIMEOUT) => return Err(stalled(doing)),
+                Err(vk::Result::ERROR_DEVICE_LOST) => {
+                    return Err(Error::Lost { doing: doing.to_owned(), place: None });
+                }
                 Err(other) => return Err(failed("vkWaitSemaphores")(other)),
             }
         }
@@ -132,7 +143,7 @@ impl Timeline {
     pub(crate) fn end(&self, value: u64, doing: &str) {
         let ended = |result| matches!(result, Ok(()) | Err(Error::Lost { .. }));
         if !ended(self.wait(value, doing)) && !ended(self.wait(value, doing)) {
-            self.context.give_up(Error::Timeout { doing: doing.to_owned(), seconds: STALL.as_secs() });
+            self.context.give_up(self.trail.explain(stalled(doing)));
         }
     }
 
@@ -152,6 +163,10 @@ impl Drop for Timeline {
         // SAFETY: no submission uses it any more.
         unsafe { self.context.device.destroy_semaphore(self.semaphore, None) };
     }
+}
+
+fn stalled(doing: &str) -> Error {
+    Error::Timeout { doing: doing.to_owned(), seconds: STALL.as_secs(), place: None }
 }
 
 /// Proof of a submission.

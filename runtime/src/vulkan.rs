@@ -105,7 +105,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Turns a Vulkan result into an error that names the call.
 pub(crate) fn failed(call: &'static str) -> impl FnOnce(vk::Result) -> Error {
     move |result| match result {
-        vk::Result::ERROR_DEVICE_LOST => Error::Lost { doing: call.to_owned() },
+        vk::Result::ERROR_DEVICE_LOST => Error::Lost { doing: call.to_owned(), place: None },
         vk::Result::ERROR_OUT_OF_HOST_MEMORY | vk::Result::ERROR_OUT_OF_DEVICE_MEMORY => {
             Error::OutOfMemory { what: call.to_owned(), wanted: 0, detail: format!(" ({result})") }
         }

@@ -94,6 +94,9 @@ pub(super) struct DeviceArgs {
     /// Subgroup size to run with
     #[arg(long, value_name = "LANES")]
     pub(super) subgroup: Option<u32>,
+    /// Time of the device that one submission takes at most; longer work is cut by measured times. 0 cuts nothing
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    pub(super) slice_ms: u32,
 }
 
 /// A number of tokens, or the largest that fits.

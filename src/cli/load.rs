@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
+use std::time::Duration;
+
 use vkllm_runtime::{Device, DeviceOptions, Need, Selector, Simulated, Validation};
 
 use super::args::{ActivationsArg, CacheArgs, ContextArg, DeviceArgs, ModelArgs, ValidateArg};
@@ -110,6 +112,7 @@ pub(super) fn device_options(args: &DeviceArgs) -> Result<DeviceOptions, Failure
         minus,
         simulate,
         subgroup: args.subgroup,
+        slice: Some(Duration::from_millis(args.slice_ms.into())),
         cache_dir: cache_dir(),
         cache_key: crate::SHADER_HASH.to_owned(),
         avoid: cache_dir().map(|folder| doctor::remembered(&folder)).unwrap_or_default(),

@@ -74,9 +74,17 @@ impl Recordings {
         self.entries.len() - 1
     }
 
-    pub(super) fn used(&mut self, index: usize) -> &Made {
+    pub(super) fn used(&mut self, index: usize) {
         self.entries[index].uses += 1;
+    }
+
+    pub(super) fn at(&self, index: usize) -> &Made {
         &self.entries[index].made
+    }
+
+    /// Forgets one, so that it is made anew when it is needed.
+    pub(super) fn forget(&mut self, index: usize) {
+        self.entries.swap_remove(index);
     }
 
     /// Forgets them all, so that they are made anew.

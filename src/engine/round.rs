@@ -229,8 +229,13 @@ impl Rounds {
         target.reserve(self.slot, base + rows)?;
         self.record_verify(target, rows)?;
         let mut missed = Vec::new();
+        let computed = self.draft.as_ref().map_or(0, |side| side.computed);
         match (drafts, draft.as_deref_mut()) {
-            (Drafts::Model(_), Some(engine)) => missed = self.prepare(engine, tokens, count)?,
+            (Drafts::Model(_), Some(engine)) => {
+                let stop = target.stopped_by().unwrap_or_default();
+                let prepared = engine.until(&stop, |engine| self.prepare(engine, tokens, count));
+                missed = prepared.inspect_err(|_| self.moved(computed))?;
+            }
             (Drafts::Given(given), _) => {
                 let records: Vec<[u32; 4]> = given.iter().map(|&token| [token, 0, 0, 0]).collect();
                 target.write(&self.drafts, RECORD, bytemuck::cast_slice(&records))?;
@@ -250,10 +255,14 @@ impl Rounds {
         }
         parts.extend(self.verify.get(&rows).into_iter().flatten());
         let submitted: Vec<&Compiled> = parts.iter().map(|part| &part.compiled).collect();
-        let ticket = target.device().submit(&submitted)?;
-        let submitted = Instant::now();
-        ticket.wait()?;
-        let waited = submitted.elapsed();
+        let waited = match target.submit(&submitted) {
+            Ok(waited) => waited,
+            Err(error) => {
+                // What the draft model computed before it ended is not known.
+                self.moved(computed);
+                return Err(error);
+            }
+        };
         let measured: Vec<Times> = parts.iter().map(|part| part.compiled.times()).collect();
         let (drafting, verifying) = measured.split_at(missed.len() + steps);
         let (early, late) = drafting.split_at(missed.len());

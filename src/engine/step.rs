@@ -1,8 +1,10 @@
 //! Runs steps: writes rows, finds or makes the recording of their shape, submits it and reads what came out.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use vkllm_runtime::{Arena, Buffer, CompileOptions, Device, Recording, Usage, View};
+use vkllm_runtime::{Arena, Buffer, CompileOptions, Compiled, Device, Recording, Usage, View};
 use vkllm_shaders::records::{Sampler, StepRow};
 
 use super::recordings::{Key, Made, Profile, Recordings, Tail};
@@ -111,6 +113,8 @@ pub struct Engine {
     activations: Activations,
     profiling: bool,
     observer: Option<Observer>,
+    /// Stops the work under way between two submissions.
+    stop: Option<Arc<AtomicBool>>,
     /// How often the model was loaded before: places taken in another engine are not places in this one.
     epoch: u64,
     pub(crate) times: StepTimes,
@@ -175,6 +179,7 @@ impl Engine {
             activations: options.activations,
             profiling: options.profile,
             observer: None,
+            stop: None,
             epoch: 0,
             times: StepTimes::default(),
             profile: Profile::default(),
@@ -444,6 +449,32 @@ impl Engine {
         self.observer = observer;
     }
 
+    /// Does some work that ends with [`Error::Cancelled`] between two of its submissions when `stop` is set.
+    pub(crate) fn until<T>(
+        &mut self,
+        stop: &Arc<AtomicBool>,
+        work: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        self.stop = Some(Arc::clone(stop));
+        let done = work(self);
+        self.stop = None;
+        done
+    }
+
+    /// What stops the work under way.
+    pub(super) fn stopped_by(&self) -> Option<Arc<AtomicBool>> {
+        self.stop.clone()
+    }
+
+    /// Runs compiled recordings; returns for how long the host waited.
+    ///
+    /// Errors: [`Error::Cancelled`] where that was asked for; the device's.
+    pub(super) fn submit(&self, parts: &[&Compiled]) -> Result<Duration> {
+        let stopped = || self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
+        let ran = self.device.run(parts, &|| !stopped())?;
+        if ran.whole { Ok(ran.waited) } else { Err(Error::Cancelled) }
+    }
+
     fn run(&mut self, key: Key, seen: Seen, began: Instant) -> Result<()> {
         if let Some(mut observer) = self.observer.take() {
             let shown = self.step(&key).and_then(|r| observer(&self.device, &r.recording));
@@ -457,18 +488,20 @@ impl Engine {
                 self.recordings.insert(key, made)
             }
         };
-        let made = self.recordings.used(index);
-        let ticket = self.device.submit(&[&made.compiled])?;
-        let submitted = Instant::now();
-        ticket.wait()?;
-        self.times.wait += submitted.elapsed();
-        self.times.host += submitted - began;
+        self.recordings.used(index);
+        let made = self.recordings.at(index);
+        let waited = self.submit(&[&made.compiled])?;
+        self.times.wait += waited;
+        self.times.host += began.elapsed().saturating_sub(waited);
         self.times.steps += 1;
         let times = made.compiled.times();
         if let Some(total) = times.total_nanoseconds {
             *self.times.device.get_or_insert_default() += Duration::from_nanos(total);
         }
         self.profile.add(made.compiled.name(), false, &times, &made.work, seen);
+        if made.compiled.should_recut() {
+            self.recordings.forget(index);
+        }
         Ok(())
     }
 

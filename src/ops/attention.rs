@@ -1,6 +1,6 @@
 //! Attention: heads normalised, rotated and written to the cache; scores and sums per chunk; chunks combined.
 
-use vkllm_runtime::{Grid, View};
+use vkllm_runtime::{DeviceKind, Grid, View};
 use vkllm_shaders::ops;
 use vkllm_shaders::select::Candidate;
 
@@ -14,6 +14,9 @@ const ROW_BYTES: u64 = size_of::<vkllm_shaders::records::StepRow>() as u64;
 
 /// Most bytes of the partial results of one dispatch; more rows are done in turns.
 const PART_BYTES: u64 = 32 << 20;
+/// Most products of one dispatch whose context is full, on a GPU and on software Vulkan: its grid is computed by the device,
+/// so that it cannot be cut when it takes long. Of fewer than 16 rows too few pairs would share keys.
+const TILE_PRODUCTS: [u64; 2] = [4 << 30, 16 << 20];
 
 /// Sizes of the attention of one model.
 #[derive(Clone, Copy, Debug)]
@@ -171,6 +174,10 @@ pub fn attention_tiles(
     rows: &View,
 ) -> Result<Vec<AttentionTile>> {
     let most = (PART_BYTES.min(r.caps.max_binding) / shape.part_row()).clamp(1, 1 << 16) as u32;
+    let row = u64::from(shape.heads) * u64::from(shape.chunks() * BLOCK);
+    let products = TILE_PRODUCTS[usize::from(r.caps.kind == DeviceKind::Cpu)];
+    let short = products / (row * u64::from(shape.layout.head + shape.layout.head_v)).max(1);
+    let most = most.min(short.clamp(16, 1 << 16) as u32);
     let tile = if r.path == Path::Rows { most.min(16) } else { most };
     let mut tiles = Vec::new();
     let mut first = 0;

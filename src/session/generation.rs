@@ -98,6 +98,7 @@ pub struct Generation<'a> {
 
 impl<'a> Generation<'a> {
     pub(super) fn new(session: &'a mut Session, prompt: &[u32], options: GenerateOptions) -> Self {
+        session.cancel = CancelToken::new();
         Generation {
             session,
             prompt: prompt.to_vec(),
@@ -114,11 +115,12 @@ impl<'a> Generation<'a> {
         }
     }
 
-    /// Ends when the token is cancelled, from any thread, between two steps of the prompt or of the answer. What was
+    /// Ends when the token is cancelled, from any thread, between two submissions of a step. What was
     /// handed out stays in the session.
     #[must_use]
     pub fn cancelled_by(mut self, cancel: &CancelToken) -> Self {
         self.cancel = cancel.clone();
+        self.session.cancel = cancel.clone();
         self
     }
 
@@ -247,7 +249,10 @@ impl Iterator for Generation<'_> {
         if self.done {
             return None;
         }
-        let event = self.step();
+        let event = match self.step() {
+            Err(Error::Cancelled) => Ok(self.finish(Finish::Cancelled)),
+            event => event,
+        };
         self.done |= event.is_err();
         Some(event)
     }

@@ -78,6 +78,8 @@ pub struct Session {
     sampler: SamplerOptions,
     stats: Stats,
     speculation: Option<Speculation>,
+    /// Ends the generation under way.
+    cancel: CancelToken,
     /// Rows of one prefill step; at most 16 means that the decode kernels compute prompts too.
     batch: u32,
 }
@@ -109,6 +111,7 @@ impl Session {
             sampler,
             stats: Stats::default(),
             speculation: None,
+            cancel: CancelToken::new(),
             batch,
         })
     }
@@ -373,13 +376,15 @@ impl Session {
 
     /// Computes all that is not, of which the last `count` tokens were just appended.
     fn advance_by(&mut self, count: usize, tail: Tail, cancel: &CancelToken) -> Result<Option<Vec<f32>>> {
-        let left = self.tokens.len() - count - self.computed;
+        let before = self.tokens.len() - count;
+        let left = before - self.computed;
         let (path, size) = self.path(count + if left > 1 { left } else { 0 });
         let model = self.model.clone();
         let mut logits = Vec::new();
         while self.computed < self.tokens.len() {
             if cancel.is_cancelled() {
-                self.tokens.truncate(self.computed);
+                // A token that was drawn before stays, computed or not.
+                self.tokens.truncate(self.computed.max(before));
                 return Ok(None);
             }
             let end = self.tokens.len().min(self.computed + size);
@@ -387,7 +392,14 @@ impl Session {
             let chunk = &self.tokens[self.computed..end];
             // Other sessions get their turn between steps.
             let mut engine = model.engine();
-            engine.tokens(self.slot, chunk, self.computed as u32, path, tail)?;
+            let (slot, start) = (self.slot, self.computed as u32);
+            let done = engine.until(cancel.flag(), |engine| engine.tokens(slot, chunk, start, path, tail));
+            // What a step wrote that did not end may lie where a window's oldest keys were.
+            self.reached = self.reached.max(end);
+            match done {
+                Err(Error::Cancelled) => continue,
+                done => done?,
+            }
             self.computed_by(path, end);
             if tail == Tail::LastLogits {
                 logits = engine.last_logits()?;
@@ -404,13 +416,10 @@ impl Session {
             self.resettle()?;
             let position = self.tokens.len() - 1;
             let mut engine = self.model.engine();
-            engine.tokens(
-                self.slot,
-                &self.tokens[position..],
-                position as u32,
-                Path::Rows,
-                Tail::LastLogits,
-            )?;
+            let (slot, last) = (self.slot, &self.tokens[position..]);
+            engine.until(cancel.flag(), |engine| {
+                engine.tokens(slot, last, position as u32, Path::Rows, Tail::LastLogits)
+            })?;
             let logits = engine.last_logits()?;
             self.stats.decode_time += began.elapsed();
             return Ok(Some(logits));
@@ -429,7 +438,8 @@ impl Session {
         let position = self.tokens.len() as u32 - 1;
         let mut engine = self.model.engine();
         let (host, made) = (engine.times.host, engine.recordings_made());
-        let drawn = engine.decode(self.slot, position, draw)?;
+        let slot = self.slot;
+        let drawn = engine.until(self.cancel.flag(), |engine| engine.decode(slot, position, draw))?;
         // The first decode step of a session may record; the rest must replay.
         if self.stats.generated > 1 {
             self.stats.host_time += engine.times.host - host;

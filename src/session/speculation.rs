@@ -257,7 +257,9 @@ impl Session {
         let made = rounds.made();
         let model = self.model.clone();
         let (mut target, mut engine) = model.engines(draft.as_ref());
-        let outcome = rounds.run(&mut target, engine.as_deref_mut(), &self.tokens, drafts)?;
+        let stop = self.cancel.flag();
+        let outcome =
+            target.until(stop, |target| rounds.run(target, engine.as_deref_mut(), &self.tokens, drafts))?;
         drop((target, engine));
         if let Drafts::Given(tokens) = drafts {
             chain.result(tokens, outcome.accepted as usize);

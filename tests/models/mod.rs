@@ -10,6 +10,7 @@ mod loading;
 mod planning;
 mod refusals;
 mod simulated;
+mod slices;
 mod speculation;
 mod story;
 

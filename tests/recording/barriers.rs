@@ -104,7 +104,8 @@ fn submissions_follow_one_another() {
             compile(&r)
         })
         .collect();
-    let last = parts.iter().map(|part| device.submit(&[part]).expect("submitted")).last().expect("parts");
+    let submitted: Vec<_> = parts.iter().map(|part| device.submit(&[part]).expect("submitted")).collect();
+    let last = submitted.last().expect("parts");
     last.wait().expect("finished");
     let mut words = [0f32; 64];
     b.read(0, bytemuck::cast_slice_mut(&mut words)).expect("read");

@@ -5,6 +5,7 @@ mod barriers;
 mod lifetime;
 mod outside;
 mod random;
+mod slices;
 mod steps;
 
 use std::collections::BTreeSet;
