@@ -3,7 +3,7 @@
 use vkllm_shaders::ops::linear::Push;
 
 use super::exact::exact_amplitude;
-use super::{FOREIGN_FORMATS, NAN, Subject, is_q8, tile};
+use super::{FOREIGN_EVERY_WAY, FOREIGN_FORMATS, NAN, Subject, is_q8, tile};
 use crate::selftest::compare::values;
 use crate::selftest::job::{Job, bytes_to_words};
 use crate::selftest::weights::{Activations, Scales, decode, format_of, weights};
@@ -17,7 +17,8 @@ const SLOTS: usize = 2;
 pub(super) fn list(list: &mut List<'_>, subject: Subject) {
     let candidate = subject.candidate;
     // The decoders are those of all products: one format of each way to unpack.
-    if FOREIGN_FORMATS.contains(&format_of(candidate).name) {
+    let formats = if subject.foreign { FOREIGN_EVERY_WAY } else { FOREIGN_FORMATS };
+    if formats.contains(&format_of(candidate).name) {
         let rows = subject.rows.iter().copied().filter(|rows| *rows <= 16).max().unwrap_or(1);
         list.add(&[candidate.kernel], format!("experts rows {rows}"), move |bench| {
             experts(bench, subject, rows)

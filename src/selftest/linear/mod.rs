@@ -33,6 +33,8 @@ pub(super) fn list(list: &mut List<'_>) {
 #[derive(Clone, Copy)]
 struct Subject {
     candidate: &'static Candidate,
+    /// Meant for other subgroups than the device's.
+    foreign: bool,
     rows: &'static [usize],
 }
 
@@ -49,6 +51,9 @@ impl Subject {
 /// Formats whose kernels for other subgroup sizes are run in software: one of each way to unpack.
 const FOREIGN_FORMATS: &[&str] = &["f32", "f16", "q8_0", "q4_0", "q4_k", "q6_k", "iq2_xs"];
 
+/// Of those, the formats that software runs in every way a GPU would: small tiles, and experts.
+const FOREIGN_EVERY_WAY: &[&str] = &["q8_0", "q4_k"];
+
 /// Kernels to run. Rows of the table that differ in the class or in the range of rows alone are the same work.
 fn subjects(list: &mut List<'_>) -> Vec<Subject> {
     let mut seen = BTreeSet::new();
@@ -62,9 +67,11 @@ fn subjects(list: &mut List<'_>) -> Vec<Subject> {
         let foreign = !list.meant(candidate);
         let is_software = matches!(list.caps.kind, DeviceKind::Cpu | DeviceKind::Reference);
         let format = candidate.kernel.axis("FORMAT");
+        // A second choice is the first with other sizes.
+        let formats = if candidate.rank < 10 { FOREIGN_EVERY_WAY } else { FOREIGN_FORMATS };
         if let Some(reason) = lacking {
             list.skip(candidate, reason);
-        } else if foreign && !(is_software && FOREIGN_FORMATS.contains(&format)) {
+        } else if foreign && !(is_software && formats.contains(&format)) {
             let (low, high) = candidate.subgroup;
             let lanes = list.caps.subgroup;
             list.skip(
@@ -72,7 +79,7 @@ fn subjects(list: &mut List<'_>) -> Vec<Subject> {
                 format!("is meant for subgroups of {low} to {high}, the device has {lanes}"),
             );
         } else {
-            subjects.push(Subject { candidate, rows: row_counts(candidate, foreign) });
+            subjects.push(Subject { candidate, foreign, rows: row_counts(candidate, foreign) });
         }
     }
     subjects

@@ -11,7 +11,7 @@ use super::super::weights::{Activations, Scales, format_of, weights};
 use super::super::{Bench, Check, Fault, List};
 use super::{Product, random_rows};
 
-/// Rows of the step that every other one is compared with.
+/// Rows of the step that others are compared with.
 const ALL: usize = 65;
 /// First row and number of rows of steps: every number up to 16, then tiles.
 const TILES: &[(usize, usize)] = &[(64, 1), (63, 2), (60, 5), (49, 16), (0, 17), (32, 33), (0, 48), (1, 64)];
@@ -45,21 +45,25 @@ pub(super) fn list(list: &mut List<'_>) {
         }
     }
     for family in families {
-        let Some(all) = chosen(family, list.caps, ALL) else { continue };
         let every: Vec<(usize, usize)> =
             (1..=16).map(|rows| (3 * rows % 49, rows)).chain(TILES.iter().copied()).collect();
-        // A foreign row count is a pipeline that nothing else needs.
-        let some = [(9, 3), (64, 1), (49, 16), (0, 17), (1, 64)];
-        for (first, rows) in if family.lanes == own { every } else { some.to_vec() } {
+        // A foreign row count is a pipeline that nothing else needs; one of many rows takes a minute to compile in software.
+        let (all_rows, some) = match family.class {
+            _ if family.lanes == own => (ALL, every),
+            class if class.starts_with("prefill") => (ALL, vec![(9, 3), (64, 1), (49, 16), (0, 17), (1, 64)]),
+            _ => (4, vec![(1, 3), (3, 1)]),
+        };
+        let Some(all) = chosen(family, list.caps, all_rows) else { continue };
+        for (first, rows) in some {
             let Some(candidate) = chosen(family, list.caps, rows) else { continue };
             let mut kernels: Vec<&'static Kernel> = vec![candidate.kernel];
             if !std::ptr::eq(candidate.kernel, all.kernel) {
                 kernels.push(all.kernel);
             }
             let Family { class, .. } = family;
-            let property = format!("rows {first} to {} alone and among {ALL} {class}", first + rows - 1);
+            let property = format!("rows {first} to {} alone and among {all_rows} {class}", first + rows - 1);
             list.add(&kernels, property, move |bench| {
-                invariant(bench, family, (candidate, all), first, rows)
+                invariant(bench, family, (candidate, first, rows), (all, all_rows))
             });
         }
     }
@@ -85,17 +89,16 @@ fn chosen(family: Family, caps: &Caps, rows: usize) -> Option<&'static Candidate
 fn invariant(
     bench: &Bench,
     family: Family,
-    (candidate, all): (&'static Candidate, &'static Candidate),
-    first: usize,
-    rows: usize,
+    (candidate, first, rows): (&'static Candidate, usize, usize),
+    (all, all_rows): (&'static Candidate, usize),
 ) -> Check {
     let Family { format: name, act, class, .. } = family;
     let format = format_of(candidate);
     let mut rng = bench.rng(&format!("{name} {act} {class}"));
     let (n, k) = (67, if format.block == 1 { 76 } else { 2 * format.block.max(64) });
     let bytes = weights(&mut rng, format, n, k, Scales::Plausible);
-    let x = random_rows(&mut rng, act == "q8", ALL, k);
-    let (bias, residual) = (rng.normals(n), rng.normals((ALL + 1) * n));
+    let x = random_rows(&mut rng, act == "q8", all_rows, k);
+    let (bias, residual) = (rng.normals(n), rng.normals((all_rows + 1) * n));
     let run = |candidate: &'static Candidate, first: usize, rows: usize| -> Check<Vec<u32>> {
         let words = x.words[first * x.stride..][..rows * x.stride].to_vec();
         let x = Activations { words, values: Vec::new(), stride: x.stride };
@@ -106,7 +109,7 @@ fn invariant(
         };
         Ok(product.job(bench).on(bench)?.words("y")[..rows * n].to_vec())
     };
-    let (some, all) = (run(candidate, first, rows)?, run(all, 0, ALL)?);
+    let (some, all) = (run(candidate, first, rows)?, run(all, 0, all_rows)?);
     let among = all.get(first * n..(first + rows) * n).ok_or_else(|| Fault::Wrong("no such rows".into()))?;
     bits(&format!("{name} {act} {class}"), &some, among)
 }
