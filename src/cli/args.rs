@@ -31,6 +31,8 @@ pub(super) enum Command {
     Logits(LogitsArgs),
     /// Print the token ids of a text
     Tokenize(TokenizeArgs),
+    /// Measure how well a model predicts a text
+    Perplexity(super::perplexity::PerplexityArgs),
     /// Show what a model file says and the memory it would take
     Inspect(InspectArgs),
     /// Say whether a draft model fits a target and what drafting would bring

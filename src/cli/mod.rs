@@ -11,6 +11,7 @@ mod inspect;
 mod load;
 mod logits;
 mod pair;
+mod perplexity;
 mod repro;
 mod run;
 mod selftest;
@@ -156,6 +157,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Chat(args) => chat::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Tokenize(args) => tokenize::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Spec(args) => pair::run(args),
         Command::Audit(args) => audit::run(args),

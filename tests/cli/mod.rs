@@ -7,6 +7,7 @@ mod interrupt;
 mod names;
 mod options;
 mod output;
+mod perplexity;
 mod selftest;
 mod spec;
 
