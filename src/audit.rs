@@ -113,7 +113,8 @@ impl Audit<'_> {
                 .collect::<Result<Vec<_>>>()?;
             drop(session);
             for (drafter, methods, length) in self.combinations() {
-                let options = SpecOptions { methods: methods.to_vec(), draft_max: length, draft_min: 0 };
+                let options =
+                    SpecOptions { methods: methods.to_vec(), draft_max: length, ..SpecOptions::default() };
                 let session = Session::new(self.target, *sampler)?;
                 let model = methods.iter().any(|setting| setting.method == Method::DRAFT_MODEL);
                 let mut session = match self.draft.filter(|_| model) {

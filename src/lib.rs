@@ -63,8 +63,8 @@ pub use sample::SamplerOptions;
 #[cfg(feature = "stream")]
 pub use session::EventStream;
 pub use session::{
-    CancelToken, Event, Finish, GenerateOptions, Generation, Session, Snapshot, Source, SpecOptions, Stats,
-    Token,
+    CancelToken, DraftHead, Event, Finish, GenerateOptions, Generation, Session, Snapshot, Source,
+    SpecOptions, Stats, Token,
 };
 pub use vkllm_runtime::{
     Avoid, Caps, Device, DeviceInfo, DeviceKind, DeviceOptions, Executable, Inspector, Kernel, Need,

@@ -33,6 +33,11 @@ const OPS: &[&str] = &[
     "sample_histogram",
     "sample_history",
     "sample_penalize",
+    "sample_bias",
+    "sample_truncate",
+    "sample_draw",
+    "spread",
+    "gate",
     "verify_rows",
     "accept",
     "probe_read",
@@ -176,8 +181,16 @@ fn sampling() {
 }
 
 #[test]
+fn truncation() {
+    for op in ["sample_bias", "sample_truncate", "sample_draw", "spread"] {
+        check_op(op);
+    }
+}
+
+#[test]
 fn verification() {
     check_op("verify_rows");
+    check_op("gate");
     check_op("accept");
 }
 

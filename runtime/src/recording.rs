@@ -121,6 +121,17 @@ impl Recording {
         Ok(())
     }
 
+    /// Puts a dispatch before the command at `index`, or at the end.
+    ///
+    /// Errors: as [`Recording::dispatch`].
+    pub fn insert(&mut self, index: usize, dispatch: Dispatch) -> Result<(), Error> {
+        let count = self.commands.len();
+        self.dispatch(dispatch)?;
+        let appended = self.commands.len() > count;
+        self.commands[index.min(count)..].rotate_right(usize::from(appended));
+        Ok(())
+    }
+
     /// Appends a copy.
     pub fn copy(&mut self, label: impl Into<String>, src: View, dst: View) -> Result<(), Error> {
         let label = label.into();

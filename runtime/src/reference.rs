@@ -99,6 +99,9 @@ impl Program {
                 with_words(self, &[view], |args| [args[0].u32(0), args[0].u32(1), args[0].u32(2)])?
             }
         };
+        if grid.contains(&0) {
+            return Ok(());
+        }
         let specs = dispatch.kernel.spec_values(&dispatch.specs, 8);
         let views: Vec<&View> = dispatch.views.iter().collect();
         with_words(self, &views, |args| {

@@ -13,7 +13,10 @@ uvec4 philox(uvec4 counter, uvec2 key) {
 }
 
 // What a random word is for.
-const uint PURPOSE_DRAW = 0u;
+const uint PURPOSE_DRAW = 0u;   // a token of the target, and of a drafter that shall draw the same
+const uint PURPOSE_DRAFT = 1u;  // a token of a drafter on its own
+const uint PURPOSE_ACCEPT = 2u; // whether a draft is accepted
+const uint PURPOSE_REST = 3u;   // the token in place of one that is not
 
 // Words of the token ids id, id + 64, id + 128 and id + 192, where id has bits 6 and 7 clear: one call serves a lane
 // that reads four ids, each of them next to the ids of its neighbour lanes.

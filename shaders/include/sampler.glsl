@@ -1,5 +1,5 @@
-// How a token is chosen: the sampler's record and the arithmetic all stages share. The order is penalties, top-k,
-// top-p, min-p, temperature; probabilities that top-p and min-p look at are those of temperature 1.
+// How a token is chosen: the sampler's record and the arithmetic all stages share. The order is biases, penalties,
+// top-k, typical-p, top-p, min-p, temperature; probabilities that truncation looks at are those of temperature 1.
 //
 // exp and ln are polynomials made of exactly rounded operations, masses are integers, and sums of integers have no
 // order: the token depends neither on the driver, nor on the subgroup size, nor on what stands beside the row.
@@ -19,10 +19,10 @@ struct Sampler {
     float presence_penalty;
     uint penalty_window;       // tokens the penalties look back on; 0: no penalties
     uint history;              // word at which the session's ring of tokens begins
-    uint reserved0;
-    uint reserved1;
-    uint reserved2;
-    uint reserved3;
+    uint biases;               // word at which the session's biases begin, two for each
+    uint bias_count;
+    uint typical_p;            // share of the mass, in units of 2^-32; 0: off
+    uint reserved;
 };
 
 // Marks that no token can be chosen.
@@ -39,13 +39,15 @@ const uint PARTIAL_WORDS = 3u;
 // Slices per workgroup of the stages between `argmax` and `sample`.
 const uint GROUP = 8u;
 
+const uint MINUS_INFINITY = 0xff800000u;
+
 // A token whose key is 0 cannot be chosen: its logit is NaN or -infinity.
 const uint KEY_NONE = 0u;
 
 // Maps the bits of a logit to an unsigned integer of the same order; both zeros are one.
 uint key_of(uint bits) {
     uint magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u || bits == 0xff800000u) {
+    if (magnitude > 0x7f800000u || bits == MINUS_INFINITY) {
         return KEY_NONE;
     }
     return (bits >> 31u) != 0u && magnitude != 0u ? ~bits : magnitude | 0x80000000u;
@@ -86,6 +88,11 @@ const float NEGLIGIBLE = 21.5;
 // exp(-distance) in units of 2^-31.
 uint mass_of(float distance) {
     return distance < NEGLIGIBLE ? uint(exp_minus(distance) * 2147483648.0) : 0u;
+}
+
+// A distance in units of 2^-14, as far as it has mass.
+uint far_of(float distance) {
+    return uint(min(distance, NEGLIGIBLE) * 16384.0);
 }
 
 // ln(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1].

@@ -10,7 +10,8 @@ use vkllm_shaders::records::{Sampler, StepRow};
 use crate::Activations;
 use crate::error::{Error, Result};
 use crate::ops::{
-    self, Choice, Draw, HISTORY_RING, LinearArgs, Path, RECORD, Recorder, Rows, SampleViews, takes_int8,
+    self, Choice, Draw, HISTORY_RING, LinearArgs, Path, Purpose, RECORD, Recorder, Rows, SampleViews,
+    takes_int8,
 };
 use crate::tensor::Tensor;
 
@@ -183,10 +184,11 @@ impl KernelTest {
                         rows: &rows,
                         samplers: &samplers,
                         history: &history,
+                        biases: &history,
                         results: &results,
                     };
-                    let draw = Draw { choice, penalties: false };
-                    ops::sample(&mut r, &x.view(0, count * n * 4), self.rows, self.n, draw, views)?;
+                    let (logits, draw) = (x.view(0, count * n * 4), Draw { choice, ..Draw::default() });
+                    ops::sample(&mut r, &logits, self.rows, self.n, draw, Purpose::Text, views)?;
                 }
             }
             if index == 0 {

@@ -4,13 +4,13 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::Attribution;
-use crate::engine::{Drafts, Engine, MOST_ROWS, Model, Rounds, SHORT_PROMPT, Tail};
+use crate::engine::{Drafts, Engine, MOST_ROWS, Model, RoundOptions, Rounds, SHORT_PROMPT, Tail};
 use crate::error::{Error, Result};
 use crate::ops::{Choice, Draw, Path};
 use crate::{Profile, SamplerOptions};
 
 /// The most likely token is drawn: its cost is that of every choice but for the sums.
-const DRAW: Draw = Draw { choice: Choice::Greedy, penalties: false };
+const DRAW: Draw = Draw { choice: Choice::Greedy, biases: false, penalties: false, typical: false };
 /// Verifications of one sample.
 const VERIFICATIONS: u32 = 8;
 
@@ -123,7 +123,7 @@ impl Runner {
         let runner = Runner { model: model.clone(), slot, filled: 0, state: 1, rounds: None };
         let mut engine = model.engine();
         let record = SamplerOptions::greedy().record(engine.history_of(slot))?;
-        engine.set_sampler(slot, &record)?;
+        engine.set_sampler(slot, &record, &[])?;
         drop(engine);
         Ok(runner)
     }
@@ -186,7 +186,7 @@ impl Runner {
         if let Kind::Rows(2..) = test.kind
             && self.rounds.is_none()
         {
-            self.rounds = Some(Rounds::new(&engine, self.slot, DRAW, None, 0.0)?);
+            self.rounds = Some(Rounds::new(&engine, self.slot, DRAW, None, RoundOptions::default())?);
         }
         let before = engine.times;
         let began = Instant::now();

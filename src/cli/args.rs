@@ -59,6 +59,15 @@ pub(super) enum Command {
     Completions { shell: clap_complete::Shell },
 }
 
+/// Reads `TOKEN+BIAS` or `TOKEN-BIAS`.
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let sign =
+        text.find(['+', '-']).ok_or("allowed is a token, + or -, and a number, for example 15043-1")?;
+    let (token, bias) = text.split_at(sign);
+    let token = token.parse().map_err(|_| format!("\"{token}\" is no token"))?;
+    bias.parse().map(|bias| (token, bias)).map_err(|_| format!("\"{bias}\" is no number"))
+}
+
 /// How activations enter matrix products
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum ActivationsArg {
@@ -180,6 +189,10 @@ pub(super) struct RunArgs {
     pub(super) sampler: SamplerArgs,
     #[command(flatten)]
     pub(super) spec: SpecArgs,
+    /// Colour the text by who proposed it: green is a draft model's, cyan is from the text's own history, and what has no
+    /// colour is the target's; with --json, name them
+    #[arg(long)]
+    pub(super) show_source: bool,
     /// Print speed, host time and the time of each kind of work on standard error
     #[arg(long)]
     pub(super) stats: bool,
@@ -278,7 +291,17 @@ pub(super) struct AuditArgs {
     pub(super) common: ModelArgs,
 }
 
-/// Speculation: it changes the speed, never the text.
+/// How drafts are accepted
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum AcceptArg {
+    /// While they are what the target draws itself
+    #[default]
+    Same,
+    /// By rejection sampling
+    Rejection,
+}
+
+/// Speculation: it changes the speed, never the text, unless drafts are accepted by rejection sampling.
 #[derive(Debug, Args)]
 pub(super) struct SpecArgs {
     /// Smaller model with the same vocabulary that drafts (also -md)
@@ -296,6 +319,13 @@ pub(super) struct SpecArgs {
     /// The draft model stops at a token less likely than this [default: 0.3]
     #[arg(long, value_name = "P")]
     pub(super) draft_p_min: Option<f64>,
+    /// How drafts of the draft model are accepted: while they are what the target draws itself, or by rejection sampling,
+    /// which accepts more and gives another text of the same distribution
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) draft_accept: AcceptArg,
+    /// Tokens the draft model may propose, the most frequent ones; "auto" takes 32768 of a large vocabulary
+    #[arg(long, value_name = "N|auto")]
+    pub(super) draft_head: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -306,6 +336,9 @@ pub(super) struct SamplerArgs {
     /// Keep the k most likely tokens, 0 for all
     #[arg(long, value_name = "K", default_value_t = 40)]
     pub(super) top_k: u32,
+    /// Keep the tokens whose surprise is next to the expected one, until they reach this share; 1 is off
+    #[arg(long, visible_alias = "typical-p", value_name = "P", default_value_t = 1.0)]
+    pub(super) typical: f32,
     /// Keep the fewest tokens that reach this share
     #[arg(long, value_name = "P", default_value_t = 0.95)]
     pub(super) top_p: f32,
@@ -315,6 +348,9 @@ pub(super) struct SamplerArgs {
     /// Seed of the random draws [default: chosen anew and shown by --stats]
     #[arg(short = 's', long, value_name = "N")]
     pub(super) seed: Option<u64>,
+    /// Add to the logit of a token, for example 15043+1, 15043-1 or 15043-inf; may be repeated
+    #[arg(short = 'l', long, value_name = "TOKEN(+/-)BIAS", value_parser = bias)]
+    pub(super) logit_bias: Vec<(u32, f32)>,
     /// Penalty on recent tokens, 1 is off
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub(super) repeat_penalty: f32,

@@ -48,6 +48,7 @@ fn samplers(seed: u64) -> Vec<(String, SamplerOptions)> {
         ("greedy", SamplerOptions::greedy()),
         ("t 0.7", SamplerOptions { temperature: 0.7, ..open }),
         ("t 1 top-k 40", SamplerOptions { temperature: 1.0, top_k: 40, ..open }),
+        ("t 1 typical 0.6", SamplerOptions { temperature: 1.0, typical_p: 0.6, ..open }),
         ("t 1 top-p 0.9", SamplerOptions { temperature: 1.0, top_p: 0.9, ..open }),
         ("t 1 min-p 0.05", SamplerOptions { temperature: 1.0, min_p: 0.05, ..open }),
         (
@@ -69,10 +70,10 @@ fn samplers(seed: u64) -> Vec<(String, SamplerOptions)> {
 fn drafters(args: &AuditArgs) -> Result<Vec<(String, Vec<Setting>)>, Failure> {
     let lists = if args.drafter.is_empty() {
         let methods = Method::all().filter(|method| method.is_history() || args.model_draft.is_some());
-        let names = methods.map(|method| match method {
-            // A draft model that is unsure would leave lengths untested.
-            Method::DRAFT_MODEL => "draft-model:p-min=0".to_owned(),
-            other => other.name().to_owned(),
+        let names = methods.flat_map(|method| match method {
+            // A draft model that is unsure leaves lengths untested, one that is sure the steps that do not run.
+            Method::DRAFT_MODEL => vec!["draft-model:p-min=0".to_owned(), "draft-model".to_owned()],
+            other => vec![other.name().to_owned()],
         });
         names.collect()
     } else {

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::args::{RunArgs, SamplerArgs};
-use super::show::shown;
+use super::show::{self, shown};
 use super::{Failure, input, interrupt_flag, load, spec, stats};
 use crate::text::EncodeOptions;
-use crate::{Event, Finish, GenerateOptions, Model, ModelOptions, SamplerOptions, Session};
+use crate::{Event, Finish, GenerateOptions, Model, ModelOptions, SamplerOptions, Session, Source};
 
 /// What the built-in model tells stories about when it is not asked for anything.
 const OPENING: &str = "Once upon a time";
@@ -19,6 +19,7 @@ pub(super) fn sampler(args: &SamplerArgs) -> SamplerOptions {
     SamplerOptions {
         temperature: args.temp,
         top_k: args.top_k,
+        typical_p: args.typical,
         top_p: args.top_p,
         min_p: args.min_p,
         seed: args.seed.unwrap_or_else(clock),
@@ -59,7 +60,8 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let draft = draft.map(|(file, options)| load::model(&device, &file, &options)).transpose()?;
     let (ids, text) = prompt(args, &model)?;
     let stop = interrupt_flag();
-    let mut session = spec::session(Session::new(&model, sampler)?, draft.as_ref(), speculation.as_ref())?;
+    let session = Session::new(&model, sampler)?.with_logit_bias(&args.sampler.logit_bias)?;
+    let mut session = spec::session(session, draft.as_ref(), speculation.as_ref())?;
     let options =
         GenerateOptions { max_tokens: usize::try_from(args.n_predict).ok(), ignore_end: args.ignore_eos };
     // A prompt that is refused is not echoed.
@@ -68,6 +70,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let terminal = io::stdout().is_terminal();
     let mut answer = String::new();
     let mut tokens = Vec::new();
+    let mut sources = Vec::new();
     let mut finish = None;
     if let (false, false, Some(text)) = (args.json, args.no_display_prompt, &text) {
         out.write_all(shown(text, terminal).as_bytes())?;
@@ -79,9 +82,15 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
             failure = Some(Failure::Interrupted);
             break;
         }
+        let mut source = Source::Target;
         let piece = match event {
             Ok(Event::Token(token)) => {
                 tokens.push(token.id);
+                source = token.source;
+                sources.push(match source {
+                    Source::Target => "target",
+                    Source::Draft { method, .. } => method.name(),
+                });
                 if model.vocabulary().is_some() { token.text } else { format!("{} ", token.id) }
             }
             Ok(Event::Round(_)) => continue,
@@ -95,7 +104,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
             }
         };
         if !args.json {
-            out.write_all(shown(&piece, terminal).as_bytes())?;
+            let colour = if args.show_source { show::source(&out, source) } else { "" };
+            let end = if colour.is_empty() { "" } else { show::dim(&out, false) };
+            write!(out, "{colour}{}{end}", shown(&piece, terminal))?;
             out.flush()?;
         }
         answer.push_str(&piece);
@@ -112,6 +123,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         let object = serde_json::json!({
             "prompt_tokens": ids,
             "tokens": tokens,
+            "sources": args.show_source.then_some(sources),
             "text": model.vocabulary().map(|_| answer),
             "finish": finish,
             "stats": report.json(),

@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use crate::Source;
+
 /// Escapes control characters and changes of direction on a terminal, so that a model cannot steer it; newlines and tabs
 /// stay. Pipes get text as it is.
 pub(super) fn shown(text: &str, terminal: bool) -> String {
@@ -26,6 +28,16 @@ pub(super) fn dim(stream: &impl IsTerminal, on: bool) -> &'static str {
         (false, _) => "",
         (true, true) => "\u{1b}[2m",
         (true, false) => "\u{1b}[0m",
+    }
+}
+
+/// Begins letters in the colour of who proposed a token: none for the target's own, green for a draft model's, cyan for
+/// those from history. Ended by `dim(stream, false)`.
+pub(super) fn source(stream: &impl IsTerminal, source: Source) -> &'static str {
+    match (dim(stream, true).is_empty(), source) {
+        (true, _) | (_, Source::Target) => "",
+        (_, Source::Draft { method, .. }) if method.is_history() => "\u{1b}[36m",
+        _ => "\u{1b}[32m",
     }
 }
 

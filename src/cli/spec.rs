@@ -4,10 +4,10 @@ use std::path::Path;
 
 use vkllm_runtime::Device;
 
-use super::args::SpecArgs;
+use super::args::{AcceptArg, SpecArgs};
 use super::{Failure, input, load};
 use crate::speculate::{Method, Setting};
-use crate::{Model, ModelFile, ModelOptions, Session, SpecOptions};
+use crate::{DraftHead, Model, ModelFile, ModelOptions, Session, SpecOptions};
 
 /// What was asked for; `None` for plain decoding.
 pub(super) fn options(args: &SpecArgs) -> Result<Option<SpecOptions>, Failure> {
@@ -24,6 +24,8 @@ pub(super) fn options(args: &SpecArgs) -> Result<Option<SpecOptions>, Failure> {
             ("--draft-max", args.draft_max != "auto"),
             ("--draft-min", args.draft_min > 0),
             ("--draft-p-min", args.draft_p_min.is_some()),
+            ("--draft-accept", args.draft_accept != AcceptArg::Same),
+            ("--draft-head", args.draft_head.is_some()),
         ];
         return match lone.iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(input(format!(
@@ -39,7 +41,19 @@ pub(super) fn options(args: &SpecArgs) -> Result<Option<SpecOptions>, Failure> {
             .set("p-min", &p_min.to_string())?;
     }
     let draft_max = length(&args.draft_max)?;
-    Ok(Some(SpecOptions { methods, draft_max, draft_min: args.draft_min }))
+    let draft_head = match args.draft_head.as_deref() {
+        None => DraftHead::Whole,
+        Some("auto") => DraftHead::Auto,
+        Some(text) => text.parse().ok().filter(|&rows| rows > 0).map(DraftHead::Tokens).ok_or_else(|| {
+            input(format!("--draft-head is \"{text}\"; allowed is a number of tokens from 1 on, or auto"))
+        })?,
+    };
+    let rejection = args.draft_accept == AcceptArg::Rejection;
+    let model = methods.iter().any(|setting| setting.method == Method::DRAFT_MODEL);
+    if !model && (rejection || draft_head != DraftHead::Whole) {
+        return Err(input("--draft-accept and --draft-head are for a draft model; give one with -md FILE"));
+    }
+    Ok(Some(SpecOptions { methods, draft_max, draft_min: args.draft_min, rejection, draft_head }))
 }
 
 /// A length of drafts; `None` leaves it to the governor.

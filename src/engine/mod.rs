@@ -1,5 +1,6 @@
 //! One loaded model on one device: weights, cache, step buffers and the recordings that are replayed.
 
+mod head;
 mod plan;
 mod recordings;
 mod round;
@@ -17,10 +18,11 @@ use std::time::Instant;
 
 use vkllm_runtime::{Arena, Buffer, Caps, Command, Device, Recording, Usage};
 
+pub(crate) use head::Head;
 use plan::Draft;
 pub use plan::Plan;
 pub use recordings::{LabelTotal, Profile, Span, Tail};
-pub(crate) use round::{Drafts, MOST_DRAFTS, MOST_MODEL_DRAFTS, Rounds};
+pub(crate) use round::{Drafts, MOST_DRAFTS, MOST_MODEL_DRAFTS, RoundOptions, Rounds};
 pub use step::{Drawn, Engine};
 pub(crate) use step::{MOST_ROWS, SHORT_PROMPT};
 pub use survey::{PipelineUse, pipelines};
@@ -462,7 +464,10 @@ fn filled(
 }
 
 fn constant(device: &Device, name: &str, values: &[f32]) -> Result<Buffer> {
-    let bytes: &[u8] = bytemuck::cast_slice(values);
+    constant_bytes(device, name, bytemuck::cast_slice(values))
+}
+
+fn constant_bytes(device: &Device, name: &str, bytes: &[u8]) -> Result<Buffer> {
     let buffer = device.buffer(name, bytes.len() as u64, Usage::Constant)?;
     device.write(&buffer, 0, bytes)?;
     Ok(buffer)

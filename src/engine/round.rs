@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use vkllm_runtime::{Buffer, Compiled, Times, Usage, View};
 use vkllm_shaders::records::StepRow;
 
+use super::Head;
 use super::recordings::Made;
 use super::step::{Drawn, Engine, MOST_ROWS, ROW};
-use super::work::Seen;
+use super::work::{CommandWork, Seen};
 use crate::error::Result;
 use crate::models::Outputs;
-use crate::ops::{self, AcceptViews, Draw, Path, RECORD};
+use crate::ops::{self, AcceptViews, Choice, Draw, Gate, Path, Purpose, RECORD, Recorder};
 
 /// Most tokens a round can draft.
 pub(crate) const MOST_DRAFTS: u32 = MOST_ROWS - 1;
@@ -70,6 +71,17 @@ pub(crate) struct Outcome {
     pub(crate) times: RoundTimes,
 }
 
+/// How rounds draft and judge.
+#[derive(Default)]
+pub(crate) struct RoundOptions {
+    /// Least probability at which a draft is worth a row.
+    pub p_min: f32,
+    /// Drafts are judged by rejection sampling instead of drawn with the target's noise.
+    pub rejection: bool,
+    /// In place of the draft model's output matrix.
+    pub head: Option<Head>,
+}
+
 /// A draft model's part in the rounds of a conversation.
 struct DraftSide {
     slot: u32,
@@ -80,6 +92,11 @@ struct DraftSide {
     paired: bool,
     /// By draft position.
     steps: Vec<Made>,
+    head: Option<Head>,
+    /// What each draft was drawn from, if it is judged by that: rows of so many logits.
+    offers: Option<(Buffer, u32)>,
+    /// Workgroup counts of the steps after the first, and what the device makes of them.
+    gate: Option<Buffer>,
     /// By number of rows.
     catch_up: BTreeMap<u32, Made>,
 }
@@ -100,8 +117,8 @@ pub(crate) struct Rounds {
     missed: View,
     /// What the host reads: the outcome, then the draws.
     results: Buffer,
-    /// Verification and acceptance by number of rows.
-    verify: BTreeMap<u32, [Made; 2]>,
+    /// Verification and acceptance by number of rows, and whether drafts are judged by what they were drawn from.
+    verify: BTreeMap<(u32, bool), [Made; 2]>,
     draft: Option<DraftSide>,
     made: u64,
     /// Number of drafts that `drafts` says.
@@ -152,9 +169,10 @@ impl Rounds {
         slot: u32,
         draw: Draw,
         draft: Option<(&Engine, u32)>,
-        p_min: f32,
+        options: RoundOptions,
     ) -> Result<Self> {
         let device = target.device();
+        let RoundOptions { p_min, rejection, head } = options;
         let drafts = RECORD * u64::from(1 + MOST_DRAFTS);
         let sizes = [u64::from(MOST_ROWS) * ROW, drafts, 2 * ROW, u64::from(CATCH_UP) * ROW];
         let mut end = 0;
@@ -166,14 +184,24 @@ impl Rounds {
         let buffer = device.buffer("round", end, Usage::Shared)?;
         let [rows, drafts, pair, missed] = places.map(|(at, size)| buffer.view(at, size));
         let results = device.buffer("round results", RECORD * u64::from(1 + MOST_ROWS), Usage::Readback)?;
-        let draft = draft.map(|(engine, slot)| DraftSide {
-            slot,
-            vocab: engine.vocab(),
-            computed: 0,
-            paired: false,
-            steps: Vec::new(),
-            catch_up: BTreeMap::new(),
+        let draft = draft.map(|(engine, slot)| {
+            let tokens = engine.vocab().min(target.vocab());
+            let bytes = u64::from(MOST_MODEL_DRAFTS) * u64::from(tokens) * 4;
+            let judged = rejection && draw.choice == Choice::Sampled;
+            let offers = judged.then(|| device.buffer("offers", bytes, Usage::Local)).transpose()?;
+            Ok::<_, crate::Error>(DraftSide {
+                slot,
+                vocab: engine.vocab(),
+                computed: 0,
+                paired: false,
+                steps: Vec::new(),
+                head,
+                offers: offers.map(|buffer| (buffer, tokens)),
+                gate: None,
+                catch_up: BTreeMap::new(),
+            })
         });
+        let draft = draft.transpose()?;
         Ok(Rounds {
             slot,
             draw,
@@ -205,6 +233,19 @@ impl Rounds {
         self.draft.as_ref().map_or(0, |draft| position.saturating_sub(draft.computed))
     }
 
+    /// Positions the draft model computed.
+    pub(crate) fn computed(&self) -> u32 {
+        self.draft.as_ref().map_or(0, |draft| draft.computed)
+    }
+
+    /// The draft model's cache holds the first `computed` positions again.
+    pub(crate) fn restored(&mut self, computed: u32) {
+        if let Some(draft) = &mut self.draft {
+            draft.computed = computed;
+            draft.paired = false;
+        }
+    }
+
     /// What the draft model computed from `length` on stands for other tokens now; its pair stands elsewhere.
     pub(crate) fn moved(&mut self, length: u32) {
         if let Some(draft) = &mut self.draft {
@@ -227,7 +268,9 @@ impl Rounds {
         let count = drafts.len();
         let rows = rows_for(count, target.context() - base);
         target.reserve(self.slot, base + rows)?;
-        self.record_verify(target, rows)?;
+        let offered = self.draft.as_ref().is_some_and(|side| side.offers.is_some());
+        let judged = offered && matches!(drafts, Drafts::Model(_));
+        self.record_verify(target, rows, judged)?;
         let mut missed = Vec::new();
         let computed = self.draft.as_ref().map_or(0, |side| side.computed);
         match (drafts, draft.as_deref_mut()) {
@@ -253,7 +296,7 @@ impl Rounds {
             parts.extend(&side.steps[..count as usize]);
             steps = count as usize;
         }
-        parts.extend(self.verify.get(&rows).into_iter().flatten());
+        parts.extend(self.verify.get(&(rows, judged)).into_iter().flatten());
         let submitted: Vec<&Compiled> = parts.iter().map(|part| &part.compiled).collect();
         let waited = match target.submit(&submitted) {
             Ok(waited) => waited,
@@ -347,7 +390,7 @@ impl Rounds {
             if let Entry::Vacant(entry) = side.catch_up.entry(size) {
                 let rows = self.missed.part(at, at);
                 let mut r = engine.recorder(format!("draft catches up by {size}"), size, Path::Rows);
-                engine.forward(&mut r, &rows, true, Outputs::None)?;
+                engine.forward(&mut r, &rows, true, Outputs::None, None)?;
                 entry.insert(engine.compile(&r)?);
                 self.made += 1;
             }
@@ -367,18 +410,29 @@ impl Rounds {
             let (rows, number) = if index == 0 { (&self.pair, 2) } else { (&cursor, 1) };
             let result = self.drafts.part((1 + index) * RECORD, RECORD);
             let mut r = engine.recorder(format!("draft {index}"), number, Path::Rows);
-            let logits = engine.forward(&mut r, rows, self.draw.penalties, Outputs::Last)?;
-            if let Some(logits) = logits {
-                engine.sample(&mut r, &logits, &cursor, &result, self.draw)?;
+            let head = side.head.as_ref();
+            let logits = engine.forward(&mut r, rows, self.draw.penalties, Outputs::Last, head)?;
+            if let (Some(logits), Some((offers, tokens))) = (&logits, &side.offers) {
+                let bytes = u64::from(*tokens) * 4;
+                let offer = offers.view(index * bytes, bytes);
+                r.recording.copy("offer", logits.part(0, bytes), offer.clone())?;
+                engine.sample(&mut r, &offer, &cursor, &result, (self.draw, Purpose::Draft))?;
+            } else if let Some(logits) = &logits {
+                engine.sample(&mut r, logits, &cursor, &result, (self.draw, Purpose::Text))?;
             }
-            side.steps.push(engine.compile(&r)?);
+            let made = if index == 0 || self.ln_p_min == f32::MIN {
+                engine.compile(&r)?
+            } else {
+                gated(engine, &mut r, &mut side.gate, (&self.drafts, index as u32, self.ln_p_min))?
+            };
+            side.steps.push(made);
             self.made += 1;
         }
         Ok(sizes)
     }
 
-    fn record_verify(&mut self, target: &Engine, count: u32) -> Result<()> {
-        if self.verify.contains_key(&count) {
+    fn record_verify(&mut self, target: &Engine, count: u32, judged: bool) -> Result<()> {
+        if self.verify.contains_key(&(count, judged)) {
             return Ok(());
         }
         let rows = self.rows.part(0, u64::from(count) * ROW);
@@ -387,8 +441,12 @@ impl Rounds {
         let drawn = self.results.view(RECORD, u64::from(count) * RECORD);
         let mut r = target.recorder(format!("verification of {count} rows"), count, Path::Rows);
         ops::verify_rows(&mut r, &cursor, &self.drafts, &rows, (target.vocab(), self.ln_p_min))?;
-        if let Some(logits) = target.forward(&mut r, &rows, self.draw.penalties, Outputs::All)? {
-            target.sample(&mut r, &logits, &rows, &drawn, self.draw)?;
+        let offers = self.draft.as_ref().and_then(|side| side.offers.as_ref()).filter(|_| judged);
+        let offers = offers.map(|(buffer, tokens)| (buffer.whole(), *tokens));
+        if let Some(logits) = target.forward(&mut r, &rows, self.draw.penalties, Outputs::All, None)? {
+            let purpose =
+                offers.as_ref().map_or(Purpose::Text, |(view, tokens)| Purpose::Judge(view, *tokens));
+            target.sample(&mut r, &logits, &rows, &drawn, (self.draw, purpose))?;
         }
         let verify = target.compile(&r)?;
         let mut r = target.recorder(format!("acceptance of {count} rows"), count, Path::Rows);
@@ -402,10 +460,35 @@ impl Rounds {
         let vocab = self.draft.as_ref().map_or(0, |draft| draft.vocab);
         ops::accept(&mut r, 1, vocab, views)?;
         let accept = target.compile(&r)?;
-        self.verify.insert(count, [verify, accept]);
+        self.verify.insert((count, judged), [verify, accept]);
         self.made += 2;
         Ok(())
     }
+}
+
+/// Compiles a draft step that runs while the `drafted` tokens before it are all likely enough. All of them are alike but for
+/// what they are asked after, so they share the memory of their workgroup counts.
+fn gated(
+    engine: &Engine,
+    r: &mut Recorder<'_>,
+    memory: &mut Option<Buffer>,
+    (drafts, drafted, ln_p_min): (&View, u32, f32),
+) -> Result<Made> {
+    let grids = r.recording.grids();
+    let (bytes, half) = (grids.bytes(), grids.bytes().next_multiple_of(256));
+    let buffer = match memory {
+        Some(buffer) => buffer,
+        None => memory.insert(engine.device().buffer("draft grids", half + bytes, Usage::Shared)?),
+    };
+    buffer.write(grids.fixed_at(), bytemuck::cast_slice(&grids.fixed))?;
+    let (counts, args) = (buffer.view(0, bytes), buffer.view(half, bytes));
+    let mut work = engine.work(r);
+    ops::gate(r, &grids, &Gate { drafts, drafted, ln_p_min, counts: &counts, args: &args })?;
+    let made = engine.compile(r)?;
+    if !work.is_empty() {
+        work.insert(grids.first, CommandWork::default());
+    }
+    Ok(Made { work, ..made })
 }
 
 #[cfg(test)]

@@ -8,16 +8,20 @@ use vkllm_runtime::{Arena, Buffer, CompileOptions, Compiled, Device, Recording, 
 use vkllm_shaders::records::{Sampler, StepRow};
 
 use super::recordings::{Key, Made, Profile, Recordings, Tail};
-use super::work::{self, Seen};
-use super::{ModelOptions, Parts};
+use super::work::{self, CommandWork, Seen};
+use super::{Head, ModelOptions, Parts};
 use crate::batch::Row;
 use crate::cache::{BLOCK, KvPool};
 use crate::error::{Error, Result};
 use crate::models::{self, Config, Outputs, StepViews};
-use crate::ops::{self, Activations, Choice, Draw, HISTORY_RING, Path, RECORD, Recorder, SampleViews};
+use crate::ops::{
+    self, Activations, Choice, Draw, HISTORY_RING, MOST_BIASES, Path, Purpose, RECORD, Recorder, SampleViews,
+};
+use crate::tensor::Tensor;
 
 pub(super) const ROW: u64 = size_of::<StepRow>() as u64;
 const SAMPLER: u64 = size_of::<Sampler>() as u64;
+const BIAS: u64 = 8;
 /// Prompts of at most this many tokens are computed by the decode kernels, longer ones by the prefill kernels.
 /// A prompt's class depends on its length alone.
 pub(crate) const SHORT_PROMPT: u32 = 16;
@@ -76,6 +80,8 @@ pub(super) struct Buffers {
     /// As many entries for layers with a window: the blocks of each slot's ring again and again.
     ring_table: View,
     samplers: View,
+    /// Biases of single tokens of each slot: token, bias.
+    biases: View,
     /// Ring of recent tokens of each slot.
     pub(super) history: View,
     results: Buffer,
@@ -139,8 +145,17 @@ impl Engine {
         let rows = u64::from(capacity);
         let table = u64::from(context.div_ceil(BLOCK)) * 4;
         let history = slots * u64::from(HISTORY_RING) * 4;
-        let sizes =
-            [slots * ROW, rows * ROW, rows * 4, slots * table, slots * table, slots * SAMPLER, history];
+        let biases = slots * u64::from(MOST_BIASES) * BIAS;
+        let sizes = [
+            slots * ROW,
+            rows * ROW,
+            rows * 4,
+            slots * table,
+            slots * table,
+            slots * SAMPLER,
+            biases,
+            history,
+        ];
         let mut offset = 0;
         let offsets = sizes.map(|size| {
             let at = offset;
@@ -148,7 +163,7 @@ impl Engine {
             at
         });
         let step = device.buffer("step", offset, Usage::Shared)?;
-        let [cursors, rows, outputs, table, ring_table, samplers, history] =
+        let [cursors, rows, outputs, table, ring_table, samplers, biases, history] =
             std::array::from_fn(|i| step.view(offsets[i], sizes[i]));
         let results = device.buffer("results", slots * RECORD, Usage::Readback)?;
         let mut engine = Engine {
@@ -165,6 +180,7 @@ impl Engine {
                 table,
                 ring_table,
                 samplers,
+                biases,
                 history,
                 results,
                 logits: None,
@@ -233,7 +249,8 @@ impl Engine {
     pub(super) fn usual_steps(&self) -> Result<Vec<Recording>> {
         let mut keys = Vec::new();
         for choice in [Choice::Sampled, Choice::Greedy] {
-            let tail = Tail::Sample(Draw { choice, penalties: choice == Choice::Sampled });
+            let penalties = choice == Choice::Sampled;
+            let tail = Tail::Sample(Draw { choice, penalties, ..Draw::default() });
             let key =
                 Key { rows: 1, path: Path::Rows, outputs: Outputs::All, tail, cursor: Some(0), target: 0 };
             keys.push(key);
@@ -347,9 +364,13 @@ impl Engine {
         slot * HISTORY_RING
     }
 
-    /// Sets the sampler of a slot.
-    pub(crate) fn set_sampler(&mut self, slot: u32, sampler: &Sampler) -> Result<()> {
-        self.write(&self.buffers.samplers, u64::from(slot) * SAMPLER, bytemuck::bytes_of(sampler))
+    /// Sets the sampler of a slot, and its biases of single tokens, at most [`MOST_BIASES`].
+    pub(crate) fn set_sampler(&mut self, slot: u32, sampler: &Sampler, biases: &[(u32, f32)]) -> Result<()> {
+        let first = slot * MOST_BIASES * (BIAS / 4) as u32;
+        let sampler = Sampler { biases: first, bias_count: biases.len() as u32, ..*sampler };
+        let words: Vec<[u32; 2]> = biases.iter().map(|&(token, bias)| [token, bias.to_bits()]).collect();
+        self.write(&self.buffers.biases, u64::from(first) * 4, bytemuck::cast_slice(&words))?;
+        self.write(&self.buffers.samplers, u64::from(slot) * SAMPLER, bytemuck::bytes_of(&sampler))
     }
 
     pub(super) fn row(&self, slot: u32, token: u32, position: u32, advance: bool) -> StepRow {
@@ -526,7 +547,7 @@ impl Engine {
         let mut r = self.recorder(format!("{} rows, {:?}", key.rows, key.tail), key.rows, key.path);
         // A prompt's tokens are noted whatever the sampler, so that penalties know them.
         let note = key.cursor.is_none() || matches!(key.tail, Tail::Sample(draw) if draw.penalties);
-        let logits = self.forward(&mut r, &rows, note, key.outputs)?;
+        let logits = self.forward(&mut r, &rows, note, key.outputs, None)?;
         match (key.tail, logits) {
             (Tail::Logits, Some(logits)) => {
                 if let Some(buffer) = &self.buffers.logits {
@@ -541,7 +562,7 @@ impl Engine {
             }
             (Tail::Sample(draw), Some(logits)) => {
                 let results = self.buffers.results.whole();
-                self.sample(&mut r, &logits, &self.cursor(key.target), &results, draw)?;
+                self.sample(&mut r, &logits, &self.cursor(key.target), &results, (draw, Purpose::Text))?;
             }
             _ => {}
         }
@@ -560,6 +581,7 @@ impl Engine {
         rows: &View,
         note: bool,
         outputs: Outputs,
+        head: Option<&Head>,
     ) -> Result<Option<View>> {
         let buffers = &self.buffers;
         let rope = self.rope.whole();
@@ -571,6 +593,7 @@ impl Engine {
             rope: &rope,
             query_scale: query_scale.as_ref(),
             outputs: &buffers.outputs,
+            head: head.map(Head::view),
         };
         if note {
             ops::note_history(r, rows, &buffers.samplers, &buffers.history)?;
@@ -578,18 +601,25 @@ impl Engine {
         models::record(r, &self.config, &self.parts, &self.kv, self.context, &step, outputs)
     }
 
-    /// Records the draw of a token for each of `rows`.
+    /// Records the draw of a token for each of `rows`. Logits of fewer tokens than the model knows are those of the first.
     pub(super) fn sample(
         &self,
         r: &mut Recorder<'_>,
         logits: &View,
         rows: &View,
         results: &View,
-        draw: Draw,
+        (draw, purpose): (Draw, Purpose<'_>),
     ) -> Result<()> {
-        let (samplers, history) = (&self.buffers.samplers, &self.buffers.history);
-        let views = SampleViews { rows, samplers, history, results };
-        ops::sample(r, logits, (rows.len / ROW) as u32, self.config.vocab, draw, views)
+        let Buffers { samplers, history, biases, .. } = &self.buffers;
+        let views = SampleViews { rows, samplers, history, biases, results };
+        let count = (rows.len / ROW) as u32;
+        let tokens = (logits.len / 4) as u32 / count;
+        ops::sample(r, logits, count, tokens.min(self.config.vocab), draw, purpose, views)
+    }
+
+    /// The output matrix and its bias.
+    pub(super) fn output(&self) -> (&Tensor, Option<&Tensor>) {
+        (&self.parts.output, self.parts.output_bias.as_ref())
     }
 
     /// Whether every command is measured from now on. Recordings are made anew, rounds that were begun keep theirs.
@@ -609,7 +639,11 @@ impl Engine {
         };
         let compiled = self.device.compile(&r.recording, &options)?;
         self.device.save_pipelines();
-        let work = if self.profiling { work::count(&r.recording, self.kv.layout()) } else { Vec::new() };
-        Ok(Made { compiled, work })
+        Ok(Made { compiled, work: self.work(r) })
+    }
+
+    /// What each command of a recording does, while times are measured.
+    pub(super) fn work(&self, r: &Recorder<'_>) -> Vec<CommandWork> {
+        if self.profiling { work::count(&r.recording, self.kv.layout()) } else { Vec::new() }
     }
 }

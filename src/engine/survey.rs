@@ -12,8 +12,8 @@ use crate::models::{
     self, ARCHITECTURES, Config, ExpertConfig, LatentConfig, Outputs, Parts, RopeScaling, StepViews, Window,
 };
 use crate::ops::{
-    self, AcceptViews, Activations, Choice, Draw, HISTORY_RING, LinearArgs, Path, RECORD, Recorder, Router,
-    Rows, SampleViews,
+    self, AcceptViews, Activations, Choice, Draw, Gate, HISTORY_RING, LinearArgs, MOST_BIASES, Path, Purpose,
+    RECORD, Recorder, Router, Rows, SampleViews,
 };
 use crate::tensor::Tensor;
 
@@ -155,6 +155,10 @@ fn verification(found: &mut Found<'_>, rows: u32) -> Result<()> {
     let views =
         AcceptViews { rows: &step, drawn: &drawn, cursors: &cursor, pairs: &pair, outcomes: &outcome };
     ops::accept(&mut r, 1, VOCAB, views)?;
+    let grids = r.recording.grids();
+    let [counts, args] = ["counts", "args"].map(|name| r.recording.transient(name, grids.bytes()));
+    let gate = Gate { drafts: &drafts, drafted: 1, ln_p_min: 0.0, counts: &counts, args: &args };
+    ops::gate(&mut r, &grids, &gate)?;
     found.add(&r);
     Ok(())
 }
@@ -165,10 +169,22 @@ fn sampling(found: &mut Found<'_>, rows: u32, path: Path, choice: Choice) -> Res
     let samplers = r.recording.transient("samplers", size_of::<Sampler>() as u64);
     let history = r.recording.transient("history", u64::from(HISTORY_RING) * 4);
     let results = r.recording.transient("results", u64::from(rows) * 16);
-    let logits = r.floats("logits", rows, VOCAB);
+    let biases = r.recording.transient("biases", u64::from(MOST_BIASES) * 8);
+    let places = r.recording.transient("places", u64::from(VOCAB) * 4);
+    let few = r.floats("few logits", rows, VOCAB / 4);
+    let logits = ops::spread(&mut r, &few, &places, (rows, VOCAB / 4, VOCAB))?;
     ops::note_history(&mut r, &step, &samplers, &history)?;
-    let views = SampleViews { rows: &step, samplers: &samplers, history: &history, results: &results };
-    ops::sample(&mut r, &logits, rows, VOCAB, Draw { choice, penalties: true }, views)?;
+    let views = SampleViews {
+        rows: &step,
+        samplers: &samplers,
+        history: &history,
+        biases: &biases,
+        results: &results,
+    };
+    let draw = Draw { choice, biases: true, penalties: true, typical: false };
+    for purpose in [Purpose::Text, Purpose::Draft, Purpose::Judge(&logits, VOCAB)] {
+        ops::sample(&mut r, &logits, rows, VOCAB, draw, purpose, views)?;
+    }
     found.add(&r);
     Ok(())
 }
@@ -261,6 +277,7 @@ fn model(
             rope: &rope,
             query_scale,
             outputs: &list,
+            head: None,
         };
         models::record(&mut r, config, &parts, &kv, CONTEXT, &step, outputs)?;
     }

@@ -6,7 +6,7 @@ use super::recordings::{Key, Tail};
 use super::{Engine, Model, ModelFile, ModelOptions};
 use crate::gguf::Gguf;
 use crate::models::Outputs;
-use crate::ops::{Activations, Choice, Draw, Path};
+use crate::ops::{Activations, Draw, Path};
 
 /// The smallest share of removals that must be noticed, of 100.
 const SHARE: usize = 90;
@@ -46,7 +46,7 @@ fn barriers_of_a_step_are_needed_one_by_one() {
     let bytes = include_bytes!("../../assets/stories260k.q8_0.gguf").to_vec();
     let file =
         ModelFile::new(Gguf::from_bytes(bytes, "the built-in model").expect("a GGUF")).expect("a model");
-    let draw = Draw { choice: Choice::Greedy, penalties: false };
+    let draw = Draw::default();
     let options =
         ModelOptions { activations: Activations::Float, context: Some(256), ..ModelOptions::default() };
     let model = Model::load(&device, &file, &options, &|_, _| true).expect("it loads");

@@ -7,6 +7,7 @@ use crate::blocks::{self, AttentionInputs, Onto, Source};
 use crate::cache::KvPool;
 use crate::error::Result;
 use crate::ops::{self, AttentionShape, AttentionTile, Forms, LinearArgs, Norm, Path, Recorder, Rows};
+use crate::tensor::Tensor;
 
 /// What a step reads besides weights.
 pub struct StepViews<'a> {
@@ -19,6 +20,17 @@ pub struct StepViews<'a> {
     pub query_scale: Option<&'a View>,
     /// Indices of the rows whose logits are wanted.
     pub outputs: &'a View,
+    /// In place of the model's own; tokens without a row cannot be chosen.
+    pub head: Option<TrimmedHead<'a>>,
+}
+
+/// An output matrix with the rows of few tokens.
+#[derive(Clone, Debug)]
+pub struct TrimmedHead<'a> {
+    pub matrix: &'a Tensor,
+    pub bias: Option<&'a Tensor>,
+    /// By token: its row, or one beyond the matrix.
+    pub places: View,
 }
 
 /// Which rows get logits.
@@ -83,21 +95,19 @@ pub fn record(
         }
         Outputs::Chosen(count) => (ops::gather(r, &x, config.width, step.outputs, count)?, count),
     };
-    let forms = blocks::forms_of(r, &parts.output);
+    let whole = (&parts.output, parts.output_bias.as_ref());
+    let (matrix, bias) = step.head.as_ref().map_or(whole, |head| (head.matrix, head.bias));
+    let forms = blocks::forms_of(r, matrix);
     let h = ops::norm(r, "output_norm", (&x, config.width), count, &parts.output_norm, forms)?;
     // Few rows of many are the last of a prompt: their logits come from the same kernels as a decoded row's.
     let path = if outputs == Outputs::All { r.path } else { Path::Rows };
-    let args = LinearArgs {
-        path: Some(path),
-        bias: parts.output_bias.as_ref(),
-        scale: config.logit_scale,
-        ..LinearArgs::default()
-    };
-    let logits = ops::linear(r, "output", &h, count, &parts.output, args)?;
+    let args = LinearArgs { path: Some(path), bias, scale: config.logit_scale, ..LinearArgs::default() };
+    let logits = ops::linear(r, "output", &h, count, matrix, args)?;
     if config.final_cap != 0.0 {
-        ops::soft_cap(r, "output_cap", &logits, count * config.vocab, config.final_cap)?;
+        ops::soft_cap(r, "output_cap", &logits, count * matrix.n, config.final_cap)?;
     }
-    Ok(Some(logits))
+    let Some(head) = &step.head else { return Ok(Some(logits)) };
+    Ok(Some(ops::spread(r, &logits, &head.places, (count, matrix.n, config.vocab))?))
 }
 
 /// What layers of one kind see: all keys, or those of a window.

@@ -9,7 +9,7 @@ mod rope;
 mod table;
 
 pub use config::{Config, LatentConfig, Window};
-pub use decoder::{Outputs, StepViews, record};
+pub use decoder::{Outputs, StepViews, TrimmedHead, record};
 pub use experts::ExpertConfig;
 pub use layers::{Layer, Parts, expected, required_tensors};
 pub use rope::{RopeScaling, query_scale, rope_factors, rope_table, table_bytes};

@@ -10,9 +10,9 @@ mod verify;
 pub use attention::{AttentionShape, AttentionTile, HeadNorms, HeadsArgs, attention, attention_tiles, heads};
 pub use experts::{Gating, Router, Routing, SharedExpert, experts_sum, route, route_heads};
 pub use linear::{LinearArgs, Stack, linear, linear_experts, linear_heads, takes_int8};
-pub use rows::{Activation, Norm, embed, forms_of_rows, gather, glu, join, norm, norm_add, soft_cap};
-pub use sample::{Choice, Draw, HISTORY_RING, SampleViews, note_history, sample};
-pub use verify::{AcceptViews, RECORD, accept, verify_rows};
+pub use rows::{Activation, Norm, embed, forms_of_rows, gather, glu, join, norm, norm_add, soft_cap, spread};
+pub use sample::{Choice, Draw, HISTORY_RING, MOST_BIASES, Purpose, SampleViews, note_history, sample};
+pub use verify::{AcceptViews, Gate, RECORD, accept, gate, verify_rows};
 
 use vkllm_runtime::{Caps, Dispatch, Grid, Recording, View};
 use vkllm_shaders::select::{Candidate, Wanted, select};

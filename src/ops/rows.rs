@@ -229,6 +229,30 @@ pub fn soft_cap(r: &mut Recorder<'_>, label: &str, y: &View, count: u32, cap: f3
     )
 }
 
+/// Logits [count, n] of which `x` [count, few] has some: those of the tokens that have a place there.
+pub fn spread(
+    r: &mut Recorder<'_>,
+    x: &View,
+    places: &View,
+    (count, few, n): (u32, u32, u32),
+) -> Result<View> {
+    let y = r.floats("spread", count, n);
+    let push = ops::spread::Push { count: few, n, ..Default::default() };
+    let groups = n.div_ceil(LANES).min(r.caps.max_groups[0]);
+    r.simple(
+        "spread",
+        Simple {
+            candidates: ops::spread::CANDIDATES,
+            axes: &[],
+            specs: &[("WG", LANES)],
+            views: ops::spread::Args { x: x.clone(), places: places.clone(), y: y.clone() }.views(),
+            push,
+            grid: Grid::Fixed([groups, count, 1]),
+        },
+    )?;
+    Ok(y)
+}
+
 /// Rows of `x` by index: [count, k].
 pub fn gather(r: &mut Recorder<'_>, x: &View, k: u32, index: &View, count: u32) -> Result<View> {
     let y = r.floats("gathered", count, k);

@@ -2,7 +2,9 @@
 
 use vkllm_runtime::{Grid, View};
 use vkllm_shaders::ops;
-use vkllm_shaders::reference::sampler::{BIN_WORDS, BINS, HEAD_WORDS, Layout, PARTIAL_WORDS};
+use vkllm_shaders::reference::sampler::{
+    BIN_WORDS, BINS, HEAD_WORDS, Layout, PARTIAL_WORDS, PURPOSE_DRAFT, PURPOSE_DRAW,
+};
 use vkllm_shaders::select::Candidate;
 
 use super::{Recorder, Simple};
@@ -46,19 +48,39 @@ impl Work {
     }
 }
 
+/// Biases of single tokens that a conversation can have.
+pub const MOST_BIASES: u32 = 1024;
+
 /// How tokens are drawn in a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Draw {
     pub choice: Choice,
-    /// Logits are lowered for recent tokens first.
+    /// Single tokens are more or less likely first.
+    pub biases: bool,
+    /// Logits are lowered for recent tokens then.
     pub penalties: bool,
+    /// Tokens are removed by how typical they are.
+    pub typical: bool,
 }
 
 /// Greedy rows alone, or any.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Choice {
+    #[default]
     Greedy,
     Sampled,
+}
+
+/// What tokens are drawn for.
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose<'a> {
+    /// The text, with the noise that target and drafter share.
+    Text,
+    /// A draft, with noise of its own; the logits become what it was drawn from.
+    Draft,
+    /// The text, judging drafts that were drawn from these logits: rows of so many tokens, one for each row of the step
+    /// that a draft follows.
+    Judge(&'a View, u32),
 }
 
 /// Where sampling finds its rows and leaves its results.
@@ -69,6 +91,8 @@ pub struct SampleViews<'a> {
     pub samplers: &'a View,
     /// Rings of recent tokens.
     pub history: &'a View,
+    /// Biases of single tokens.
+    pub biases: &'a View,
     /// Four words per result.
     pub results: &'a View,
 }
@@ -108,13 +132,25 @@ pub fn sample(
     count: u32,
     n: u32,
     draw: Draw,
+    purpose: Purpose<'_>,
     views: SampleViews<'_>,
 ) -> Result<()> {
-    let work = Work::new(draw.choice, n);
+    let shared = draw.choice == Choice::Greedy || matches!(purpose, Purpose::Text) && !draw.typical;
+    let work = Work::new(if shared { draw.choice } else { Choice::Greedy }, n);
     let lanes = lanes(r);
     let part = r.recording.transient("sampling parts", u64::from(count) * u64::from(work.stride) * 4);
     let (stride, part_stride, list) = (n, work.stride, work.list);
-    let SampleViews { rows, samplers, history, results } = views;
+    let SampleViews { rows, samplers, history, biases, results } = views;
+    if draw.biases {
+        let push = ops::sample_bias::Push { n, stride, ..Default::default() };
+        let args = ops::sample_bias::Args {
+            logits: logits.clone(),
+            samplers: samplers.clone(),
+            rows: rows.clone(),
+            biases: biases.clone(),
+        };
+        run(r, "biases", ops::sample_bias::CANDIDATES, &lanes, args.views(), push, [1, count, 1])?;
+    }
     if draw.penalties {
         let push = ops::sample_penalize::Push { n, stride, ring: HISTORY_RING, ..Default::default() };
         let args = ops::sample_penalize::Args {
@@ -128,6 +164,40 @@ pub fn sample(
     let push = ops::argmax::Push { n, stride, part_stride, clear: work.clear, ..Default::default() };
     let args = ops::argmax::Args { logits: logits.clone(), part: part.clone() };
     run(r, "argmax", ops::argmax::CANDIDATES, &lanes, args.views(), push, [work.slices, count, 1])?;
+    if !shared {
+        let push = ops::sample_truncate::Push { n, stride, part_stride, ..Default::default() };
+        let args = ops::sample_truncate::Args {
+            logits: logits.clone(),
+            samplers: samplers.clone(),
+            rows: rows.clone(),
+            part: part.clone(),
+        };
+        run(r, "truncate", ops::sample_truncate::CANDIDATES, &lanes, args.views(), push, [1, count, 1])?;
+        let (offers, offer_n) = match purpose {
+            Purpose::Judge(offers, tokens) => (offers, tokens),
+            _ => (logits, n),
+        };
+        let push = ops::sample_draw::Push {
+            n,
+            stride,
+            part_stride,
+            row_count: count,
+            offer_n,
+            offer_stride: offer_n,
+            purpose: if matches!(purpose, Purpose::Draft) { PURPOSE_DRAFT } else { PURPOSE_DRAW },
+            ..Default::default()
+        };
+        let args = ops::sample_draw::Args {
+            logits: logits.clone(),
+            part,
+            samplers: samplers.clone(),
+            rows: rows.clone(),
+            offers: offers.clone(),
+            results: results.clone(),
+        };
+        let specs = [lanes[0], lanes[1], ("OFFERS", u32::from(matches!(purpose, Purpose::Judge(..))))];
+        return run(r, "draw", ops::sample_draw::CANDIDATES, &specs, args.views(), push, [1, count, 1]);
+    }
     if draw.choice == Choice::Sampled {
         let push = ops::sample_histogram::Push { n, stride, part_stride, ..Default::default() };
         let args = ops::sample_histogram::Args {

@@ -1,9 +1,9 @@
-//! The first and the last operation of a verification: rows made of drafts, and drafts accepted.
+//! What stands around the models of a round: draft steps that run or do not, rows made of drafts, and drafts accepted.
 
-use vkllm_runtime::{Grid, View};
+use vkllm_runtime::{Dispatch, Grid, Grids, View};
 use vkllm_shaders::ops;
 
-use super::{Recorder, Simple};
+use super::{Recorder, Simple, Want};
 use crate::error::Result;
 
 /// Bytes of a record of drafts, draws and outcomes; drafts begin with a record that holds their number.
@@ -68,4 +68,38 @@ pub fn accept(r: &mut Recorder<'_>, segments: u32, draft_vocab: u32, views: Acce
         outcomes: views.outcomes.clone(),
     };
     run(r, "accept", ops::accept::CANDIDATES, args.views(), push, segments)
+}
+
+/// When a draft step runs, and where its workgroup counts are.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate<'a> {
+    pub drafts: &'a View,
+    /// Drafts before the step.
+    pub drafted: u32,
+    /// Natural logarithm of the least probability of each of them.
+    pub ln_p_min: f32,
+    /// Workgroup counts as [`Grids::bytes`] has them; the fixed ones are written by the host.
+    pub counts: &'a View,
+    /// As many, which the device reads.
+    pub args: &'a View,
+}
+
+/// Makes what was recorded run only after drafts that are all likely enough. Copies and fills run in any case.
+pub fn gate(r: &mut Recorder<'_>, grids: &Grids, gate: &Gate<'_>) -> Result<()> {
+    let words = (grids.bytes() / 4) as u32;
+    let push =
+        ops::gate::Push { words, drafted: gate.drafted, ln_p_min: gate.ln_p_min, ..Default::default() };
+    let args =
+        ops::gate::Args { drafts: gate.drafts.clone(), counts: gate.counts.clone(), args: gate.args.clone() };
+    let candidate = r.select("gate", ops::gate::CANDIDATES, Want { axes: &[], rows: 1, class: None })?;
+    r.recording.regrid(grids, gate.counts, gate.args)?;
+    let dispatch = Dispatch {
+        label: "gate".into(),
+        kernel: candidate.kernel,
+        views: args.views(),
+        push: bytemuck::bytes_of(&push).to_vec(),
+        specs: vec![("WG", LANES)],
+        grid: Grid::Fixed([words.div_ceil(LANES), 1, 1]),
+    };
+    Ok(r.recording.insert(grids.first, dispatch)?)
 }

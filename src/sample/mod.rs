@@ -1,6 +1,6 @@
 //! What a user asks of a sampler, checked and turned into the record the shaders read.
 //!
-//! A token is chosen on the device: penalties, then top-k, top-p, min-p, then temperature. Random words depend on seed,
+//! A token is chosen on the device: biases, penalties, then top-k, typical-p, top-p, min-p, then temperature. Random words depend on seed,
 //! position and token id only, so the text does not depend on how many rows stand beside a row, nor on a drafter.
 
 #[cfg(test)]
@@ -9,6 +9,7 @@ mod tests;
 use vkllm_shaders::records::Sampler;
 
 use crate::error::{Error, Result};
+use crate::ops::MOST_BIASES;
 
 /// Tokens that the penalties can look back on.
 pub const MAX_PENALTY_WINDOW: u32 = 1024;
@@ -20,6 +21,9 @@ pub struct SamplerOptions {
     pub temperature: f32,
     /// Keep the k most likely tokens; 0 keeps all.
     pub top_k: u32,
+    /// Of those keep the ones whose surprise is next to the expected one, until their probabilities reach this share of
+    /// their sum; 1 keeps all. Locally typical sampling, Meister et al. 2023.
+    pub typical_p: f32,
     /// Of those keep the fewest whose probabilities reach this share of their sum; 1 keeps all.
     pub top_p: f32,
     /// Of those keep the ones at least this share as likely as the most likely one; 0 keeps all.
@@ -40,6 +44,7 @@ impl Default for SamplerOptions {
         SamplerOptions {
             temperature: 0.8,
             top_k: 40,
+            typical_p: 1.0,
             top_p: 0.95,
             min_p: 0.05,
             seed: 0,
@@ -79,6 +84,7 @@ impl SamplerOptions {
             let allowed = "0 or less (greedy), or 0.001 to 1000";
             within("the temperature", self.temperature, 0.001, 1000.0, allowed)?;
         }
+        within("typical-p", self.typical_p, 0.0, 1.0, "0 to 1")?;
         within("top-p", self.top_p, 0.0, 1.0, "0 to 1")?;
         within("min-p", self.min_p, 0.0, 1.0, "0 to 1")?;
         within("the repetition penalty", self.repeat_penalty, 0.01, 100.0, "0.01 to 100")?;
@@ -95,7 +101,7 @@ impl SamplerOptions {
         Ok(self)
     }
 
-    /// The token that these options choose among logits for `position`, as the device does it but for the penalties: the
+    /// The token that these options choose among logits for `position`, as the device does it but for biases and penalties: the
     /// same token, for the same logits. With its logarithm of the probability at temperature 1; `None` when no logit is a
     /// number. What a sampler of one's own excludes is set to negative infinity before.
     ///
@@ -114,6 +120,7 @@ impl SamplerOptions {
             inverse_temperature: if options.is_greedy() { 0.0 } else { 1.0 / options.temperature },
             top_k: options.top_k,
             top_p: share(options.top_p),
+            typical_p: share(options.typical_p),
             min_p_distance: if options.min_p > 0.0 {
                 (-f64::from(options.min_p).ln()).max(0.0) as f32
             } else {
@@ -130,6 +137,29 @@ impl SamplerOptions {
             ..Sampler::default()
         })
     }
+}
+
+/// What is given to or taken from the logits of single tokens, for a vocabulary of `vocab` tokens: the sum for tokens that
+/// are named more than once.
+///
+/// Errors: a token the vocabulary does not have, a bias that is no number or plus infinity, more than 1024 tokens.
+pub(crate) fn biases(list: &[(u32, f32)], vocab: u32) -> Result<Vec<(u32, f32)>> {
+    let mut sums = std::collections::BTreeMap::new();
+    for &(token, bias) in list {
+        if token >= vocab {
+            return Err(Error::NoSuchToken { found: token, allowed: vocab });
+        }
+        let sum = sums.entry(token).or_insert(0.0);
+        *sum += bias;
+        if sum.is_nan() || *sum == f32::INFINITY {
+            return Err(argument("the bias of a token", *sum, "a number, or minus infinity"));
+        }
+    }
+    if sums.len() > MOST_BIASES as usize {
+        let allowed = format!("at most {MOST_BIASES}");
+        return Err(argument("the number of tokens with biases", sums.len(), &allowed));
+    }
+    Ok(sums.into_iter().collect())
 }
 
 fn argument(what: &str, found: impl ToString, allowed: &str) -> Error {

@@ -17,6 +17,7 @@ mod probes;
 mod random;
 mod rows;
 mod sampling;
+mod truncation;
 mod verify;
 mod weights;
 
@@ -156,6 +157,7 @@ pub fn cases(caps: &Caps) -> Vec<Case> {
     kv::list(&mut list);
     linear::list(&mut list);
     sampling::list(&mut list);
+    truncation::list(&mut list);
     verify::list(&mut list);
     probes::list(&mut list);
     list.cases

@@ -1,7 +1,7 @@
 //! `verify_rows` and `accept`: what they mean, on every length of draft and every place where it can end; and what
 //! penalties see in rounds that reject drafts.
 
-use vkllm_shaders::ops::{accept, sample_history, sample_penalize, verify_rows};
+use vkllm_shaders::ops::{accept, gate, sample_history, sample_penalize, verify_rows};
 use vkllm_shaders::records::{Sampler, StepRow};
 use vkllm_shaders::reference::sampler::{NO_TOKEN, ROW_IDLE};
 use vkllm_shaders::select::Candidate;
@@ -19,6 +19,12 @@ pub fn list(list: &mut List<'_>) {
         for rows in [1, 2, 5, 17, 64, 65] {
             let property = format!("rows follow the cursor {rows}");
             list.add(&[candidate.kernel], property, move |bench| follow(bench, candidate, rows));
+        }
+    }
+    for candidate in list.usable(gate::CANDIDATES) {
+        for words in [3, 64, 1000] {
+            let property = format!("{words} words or zeros");
+            list.add(&[candidate.kernel], property, move |bench| decided(bench, candidate, words));
         }
     }
     for candidate in list.usable(accept::CANDIDATES) {
@@ -97,6 +103,30 @@ fn follow(bench: &Bench, candidate: &'static Candidate, rows: usize) -> Check {
             let what = format!("{rows} rows, {count} drafts, unsure {unsure:?}");
             bits(&what, job.on(bench)?.words("rows"), &step_rows(&want))?;
             bits(&what, job.meaning(bench).words("rows"), &step_rows(&want))?;
+        }
+    }
+    Ok(())
+}
+
+/// The counts as they are, or zeros after a draft that is unsure; what follows the step does not matter.
+fn decided(bench: &Bench, candidate: &'static Candidate, words: usize) -> Check {
+    let mut rng = bench.rng(&format!("gate {words}"));
+    let counts: Vec<u32> = (0..words).map(|_| rng.int(0, 65535) as u32).collect();
+    for drafted in [0, 1, 2, 15] {
+        for unsure in [None, Some(0), Some(1), Some(14), Some(15)] {
+            let each: Vec<(u32, f32)> = (0..16)
+                .map(|i| (i, if Some(i) == unsure { -2.5 } else { [-2.0, 0.0, f32::NAN][i as usize % 3] }))
+                .collect();
+            let push = gate::Push { words: words as u32, drafted, ln_p_min: -2.0, ..Default::default() };
+            let job = Job::new(candidate, &[WG], &push, [words.div_ceil(64) as u32, 1, 1])
+                .words("drafts", drafts(16, &each))
+                .words("counts", counts.clone())
+                .output("args", words);
+            let open = unsure.is_none_or(|at| at >= drafted);
+            let want = if open { counts.clone() } else { vec![0; words] };
+            let what = format!("{drafted} drafts, unsure {unsure:?}");
+            bits(&what, job.on(bench)?.words("args"), &want)?;
+            bits(&what, job.meaning(bench).words("args"), &want)?;
         }
     }
     Ok(())

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 pub use cancel::CancelToken;
 pub use generation::{Event, Finish, GenerateOptions, Generation, Source, Token};
 pub use snapshot::Snapshot;
-pub use speculation::SpecOptions;
+pub use speculation::{DraftHead, SpecOptions};
 #[cfg(feature = "stream")]
 pub use stream::EventStream;
 
-use crate::engine::{Drawn, MOST_ROWS, Model, Tail};
+use crate::engine::{Drawn, Engine, MOST_ROWS, Model, Tail};
 use crate::error::{Error, Result};
 use crate::ops::{Choice, Draw, Path};
 use crate::sample::SamplerOptions;
@@ -76,6 +76,8 @@ pub struct Session {
     /// The engine in which `slot` is a place.
     epoch: u64,
     sampler: SamplerOptions,
+    /// Biases of single tokens.
+    biases: Vec<(u32, f32)>,
     stats: Stats,
     speculation: Option<Speculation>,
     /// Ends the generation under way.
@@ -93,7 +95,7 @@ impl Session {
         let mut engine = model.engine();
         let slot = engine.take_slot()?;
         let record = sampler.record(engine.history_of(slot))?;
-        let written = engine.set_sampler(slot, &record);
+        let written = engine.set_sampler(slot, &record, &[]);
         let (batch, epoch) = (engine.batch(), engine.epoch());
         if let Err(error) = written {
             engine.free_slot(slot);
@@ -109,11 +111,48 @@ impl Session {
             spans: Vec::new(),
             epoch,
             sampler,
+            biases: Vec::new(),
             stats: Stats::default(),
             speculation: None,
             cancel: CancelToken::new(),
             batch,
         })
+    }
+
+    /// Adds to the logits of single tokens, before anything else: minus infinity forbids a token. At most 1024 tokens; those
+    /// that are named twice get the sum. Comes before [`Session::with_draft`] and [`Session::with_history`].
+    ///
+    /// Errors: a token the vocabulary does not have, a bias that is not a number, a session that drafts already.
+    pub fn with_logit_bias(mut self, biases: &[(u32, f32)]) -> Result<Self> {
+        if self.speculation.is_some() {
+            return Err(Error::Argument {
+                what: "the session that gets biases".into(),
+                found: "one that drafts".into(),
+                allowed: "one that does not yet".into(),
+            });
+        }
+        self.biases = crate::sample::biases(biases, self.model.config().vocab)?;
+        self.place_sampler(&mut self.model.engine(), self.slot)?;
+        Ok(self)
+    }
+
+    /// Draws with another seed from now on.
+    ///
+    /// Errors: the device's.
+    pub fn reseed(&mut self, seed: u64) -> Result<()> {
+        self.resettle()?;
+        self.sampler.seed = seed;
+        self.place_sampler(&mut self.model.engine(), self.slot)?;
+        match self.speculation.as_ref().and_then(Speculation::draft) {
+            Some((draft, slot)) => self.place_sampler(&mut draft.engine(), slot),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what draws tokens to a place in an engine.
+    fn place_sampler(&self, engine: &mut Engine, slot: u32) -> Result<()> {
+        let record = self.sampler.record(engine.history_of(slot))?;
+        engine.set_sampler(slot, &record, &self.biases)
     }
 
     pub fn model(&self) -> &Model {
@@ -143,6 +182,9 @@ impl Session {
         }
         self.reached = self.reached.max(self.computed + MOST_ROWS as usize);
         self.tokens.truncate(tokens);
+        if let Some(speculation) = &mut self.speculation {
+            speculation.rewound(tokens);
+        }
         self.computed = self.computed.min(tokens);
         if !self.model.engine().keeps(self.computed as u32, self.reached as u32) {
             self.computed = 0;
@@ -191,8 +233,7 @@ impl Session {
         let mut engine = model.engine();
         let slot = engine.take_slot()?;
         let mut replay = || {
-            let record = self.sampler.record(engine.history_of(slot))?;
-            engine.set_sampler(slot, &record)?;
+            self.place_sampler(&mut engine, slot)?;
             let mut start = 0;
             for span in self.spans_to(self.computed) {
                 let most = if span.path == Path::Rows {
@@ -252,7 +293,9 @@ impl Session {
 
     fn draw(&self) -> Draw {
         let choice = if self.sampler.is_greedy() { Choice::Greedy } else { Choice::Sampled };
-        Draw { choice, penalties: self.sampler.has_penalties() }
+        let penalties = self.sampler.has_penalties();
+        let typical = choice == Choice::Sampled && self.sampler.typical_p < 1.0;
+        Draw { choice, biases: !self.biases.is_empty(), penalties, typical }
     }
 
     /// What drafting came to, for a session that speculates.

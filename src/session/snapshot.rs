@@ -4,15 +4,17 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use super::speculation::Speculation;
 use super::{Session, Span};
 use crate::engine::{HASH_SEED, Model, hash};
 use crate::error::{Error, Result};
 use crate::sample::SamplerOptions;
 
 const MAGIC: &[u8; 8] = b"vkllmSNP";
-const VERSION: u32 = 1;
-/// Magic, version, fingerprint, and the lengths of layout, tokens, computed, state and spans.
-const HEAD: usize = 8 + 4 + 8 + 4 + 8 + 8 + 8 + 8;
+const VERSION: u32 = 2;
+/// Magic, version, fingerprint, and the lengths of layout, tokens, computed, state and spans; then the fingerprint and the
+/// lengths of layout, computed and state of the draft model.
+const HEAD: usize = 8 + 4 + 8 + 4 + 8 + 8 + 8 + 8 + 8 + 4 + 8 + 8;
 
 /// A conversation: its tokens and what was computed for them.
 #[derive(Clone, PartialEq)]
@@ -24,6 +26,18 @@ pub struct Snapshot {
     computed: usize,
     /// How they were computed, to compute them again when a device is lost.
     spans: Vec<Span>,
+    state: Vec<u8>,
+    /// What a draft model computed.
+    draft: Option<Drafted>,
+}
+
+/// A draft model's part.
+#[derive(Clone, PartialEq)]
+struct Drafted {
+    fingerprint: u64,
+    /// Never empty.
+    layout: String,
+    computed: usize,
     state: Vec<u8>,
 }
 
@@ -41,8 +55,9 @@ impl Snapshot {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut out =
-            Vec::with_capacity(HEAD + self.layout.len() + self.tokens.len() * 4 + self.state.len() + 8);
+        let none = Drafted { fingerprint: 0, layout: String::new(), computed: 0, state: Vec::new() };
+        let draft = self.draft.as_ref().unwrap_or(&none);
+        let mut out = Vec::with_capacity(HEAD + self.tokens.len() * 4 + self.state.len() + draft.state.len());
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&self.fingerprint.to_le_bytes());
@@ -50,10 +65,17 @@ impl Snapshot {
         for count in [self.tokens.len(), self.computed, self.state.len(), self.spans.len()] {
             out.extend_from_slice(&(count as u64).to_le_bytes());
         }
+        out.extend_from_slice(&draft.fingerprint.to_le_bytes());
+        out.extend_from_slice(&(draft.layout.len() as u32).to_le_bytes());
+        for count in [draft.computed, draft.state.len()] {
+            out.extend_from_slice(&(count as u64).to_le_bytes());
+        }
         out.extend_from_slice(self.layout.as_bytes());
         out.extend(self.tokens.iter().flat_map(|token| token.to_le_bytes()));
         out.extend(self.spans.iter().flat_map(|span| span.word().to_le_bytes()));
         out.extend_from_slice(&self.state);
+        out.extend_from_slice(draft.layout.as_bytes());
+        out.extend_from_slice(&draft.state);
         let sum = hash(&out, HASH_SEED);
         out.extend_from_slice(&sum.to_le_bytes());
         out
@@ -78,10 +100,14 @@ impl Snapshot {
         let layout = half(20).ok_or_else(cut)? as usize;
         let count = |at: usize| word(at).and_then(|count| usize::try_from(count).ok()).ok_or_else(cut);
         let (tokens, computed, state, spans) = (count(24)?, count(32)?, count(40)?, count(48)?);
+        let (draft_fingerprint, draft_layout) =
+            (word(56).ok_or_else(cut)?, half(64).ok_or_else(cut)? as usize);
+        let (draft_computed, draft_state) = (count(68)?, count(76)?);
         let length = tokens
             .checked_mul(4)
             .and_then(|t| t.checked_add(layout)?.checked_add(state)?.checked_add(HEAD + 8))
-            .and_then(|bytes| bytes.checked_add(spans.checked_mul(8)?));
+            .and_then(|bytes| bytes.checked_add(spans.checked_mul(8)?)?.checked_add(draft_layout))
+            .and_then(|bytes| bytes.checked_add(draft_state));
         if length != Some(bytes.len()) {
             let wanted = length.map_or("more".into(), |length| length.to_string());
             return Err(format!("it has {} bytes, its header says {wanted}", bytes.len()));
@@ -90,12 +116,23 @@ impl Snapshot {
         if sum != hash(body, HASH_SEED).to_le_bytes() {
             return Err("its checksum does not match: it was damaged".into());
         }
-        if computed > tokens {
-            return Err(format!("{computed} positions were computed of {tokens} tokens"));
+        let most = computed.max(draft_computed);
+        if most > tokens {
+            return Err(format!("{most} positions were computed of {tokens} tokens"));
         }
         let (text, rest) = body[HEAD..].split_at(layout);
         let (ids, rest) = rest.split_at(tokens * 4);
-        let (spans, state) = rest.split_at(spans * 8);
+        let (spans, rest) = rest.split_at(spans * 8);
+        let (state, rest) = rest.split_at(state);
+        let (draft_text, draft_state) = rest.split_at(draft_layout);
+        let text_of =
+            |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| "its layout is no text".to_owned());
+        let draft = Drafted {
+            fingerprint: draft_fingerprint,
+            layout: text_of(draft_text)?,
+            computed: draft_computed,
+            state: draft_state.to_vec(),
+        };
         let spans: Vec<Span> =
             spans.as_chunks().0.iter().map(|word| Span::of(u64::from_le_bytes(*word))).collect();
         if !spans.is_sorted_by(|a, b| a.end < b.end) || spans.last().map_or(0, |span| span.end) != computed {
@@ -103,11 +140,12 @@ impl Snapshot {
         }
         Ok(Snapshot {
             fingerprint,
-            layout: String::from_utf8(text.to_vec()).map_err(|_| "its layout is no text".to_owned())?,
+            layout: text_of(text)?,
             tokens: ids.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect(),
             computed,
             spans,
             state: state.to_vec(),
+            draft: (draft_layout > 0).then_some(draft),
         })
     }
 
@@ -159,6 +197,8 @@ impl Session {
     /// Errors: the device's.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let fingerprint = self.model.fingerprint()?;
+        let draft = self.speculation.as_ref().map(|speculation| drafted(speculation, self.tokens.len()));
+        let draft = draft.transpose()?.flatten();
         let engine = self.model.engine();
         if engine.epoch() != self.epoch {
             return Err(Error::Argument {
@@ -174,11 +214,12 @@ impl Session {
             computed: self.computed,
             spans: self.spans_to(self.computed),
             state: engine.save(self.slot, self.computed as u32)?,
+            draft,
         })
     }
 
-    /// Makes this session's conversation that of a snapshot. Sampler and drafters stay this session's; a draft model computes
-    /// its own part again.
+    /// Makes this session's conversation that of a snapshot. Sampler and drafters stay this session's. A draft model's part
+    /// comes back with the same draft model; another computes its own.
     ///
     /// Errors: [`Error::Argument`] for a snapshot of another model, cache or context. The session is then empty or as it was.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
@@ -214,7 +255,10 @@ impl Session {
         self.tokens = snapshot.tokens.clone();
         self.computed = snapshot.computed;
         self.spans.clone_from(&snapshot.spans);
-        Ok(())
+        match (&mut self.speculation, &snapshot.draft) {
+            (Some(speculation), Some(draft)) => restore_draft(speculation, draft, &self.tokens),
+            _ => Ok(()),
+        }
     }
 
     /// Another session of the same model that goes on from here, with a sampler of its own. It does not draft until it is
@@ -226,6 +270,29 @@ impl Session {
         other.restore(&self.snapshot()?)?;
         Ok(other)
     }
+}
+
+/// What the draft model of a session of so many tokens computed; `None` without one, or where its device was lost.
+fn drafted(speculation: &Speculation, tokens: usize) -> Result<Option<Drafted>> {
+    let Some((model, slot)) = speculation.draft() else { return Ok(None) };
+    let fingerprint = model.fingerprint()?;
+    let engine = model.engine();
+    let computed = speculation.draft_computed().min(tokens);
+    if !speculation.is_settled(&engine) {
+        return Ok(None);
+    }
+    let (layout, state) = (engine.state_layout(), engine.save(slot, computed as u32)?);
+    Ok(Some(Drafted { fingerprint, layout, computed, state }))
+}
+
+fn restore_draft(speculation: &mut Speculation, saved: &Drafted, tokens: &[u32]) -> Result<()> {
+    let Some((model, slot)) = speculation.draft() else { return Ok(()) };
+    if model.fingerprint()? != saved.fingerprint || model.engine().state_layout() != saved.layout {
+        return Ok(());
+    }
+    model.engine().load(slot, tokens, saved.computed as u32, &saved.state)?;
+    speculation.draft_restored(saved.computed);
+    Ok(())
 }
 
 /// Handles are shared between threads, sessions move between them.
@@ -250,6 +317,12 @@ mod tests {
             computed: 2,
             spans: vec![Span::of(3), Span::of(4)],
             state: vec![9; 40],
+            draft: Some(Drafted {
+                fingerprint: 8,
+                layout: "another".into(),
+                computed: 1,
+                state: vec![7; 12],
+            }),
         }
     }
 
@@ -257,6 +330,8 @@ mod tests {
     fn damage_is_seen() {
         let bytes = snapshot().bytes();
         assert_eq!(Snapshot::parse(&bytes), Ok(snapshot()));
+        let alone = Snapshot { draft: None, ..snapshot() };
+        assert_eq!(Snapshot::parse(&alone.bytes()), Ok(alone));
         for cut in 0..bytes.len() {
             assert!(Snapshot::parse(&bytes[..cut]).is_err(), "cut at {cut}");
         }

@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use super::Session;
 use super::generation::Source;
-use crate::engine::{Drafts, Drawn, MOST_DRAFTS, MOST_MODEL_DRAFTS, Model, Rounds};
+use crate::engine::{
+    Drafts, Drawn, Engine, Head, MOST_DRAFTS, MOST_MODEL_DRAFTS, Model, RoundOptions, Rounds,
+};
 use crate::error::{Error, Result};
 use crate::speculate::{
-    Chain, Governor, GovernorOptions, Method, Offer, Round, Setting, Statistics, Times, compare_models,
+    Chain, Governor, GovernorOptions, Method, Offer, Round, Setting, Statistics, Times, Trim, compare_models,
 };
 
 /// How a session speculates.
@@ -20,7 +22,28 @@ pub struct SpecOptions {
     pub draft_max: Option<usize>,
     /// Drafts shorter than this are not used.
     pub draft_min: usize,
+    /// Drafts are drawn from the draft model's own distribution and judged by rejection sampling. More of them may be
+    /// accepted; the text is distributed as without, but is another one.
+    pub rejection: bool,
+    /// Rows of the draft model's output matrix that it uses: the most frequent tokens. The text stays what it is.
+    pub draft_head: DraftHead,
 }
+
+/// Which tokens a draft model may propose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DraftHead {
+    /// All.
+    #[default]
+    Whole,
+    /// So many, the most frequent ones.
+    Tokens(u32),
+    /// As many as usually suffice, where the vocabulary is much larger.
+    Auto,
+}
+
+/// Tokens of [`DraftHead::Auto`]; a quarter of a large vocabulary loses next to no accepted drafts (Zhao et al. 2025,
+/// "FR-Spec").
+const USUAL_HEAD: u32 = 32768;
 
 /// What a session that speculates has beside its conversation.
 pub(super) struct Speculation {
@@ -29,6 +52,9 @@ pub(super) struct Speculation {
     epoch: u64,
     /// Least probability of a token of the draft model.
     p_min: f32,
+    rejection: bool,
+    /// Tokens the draft model may propose, when not all.
+    head: Option<Trim>,
     rounds: Rounds,
     chain: Chain,
     governor: Governor,
@@ -63,6 +89,21 @@ fn check(target: &Model, draft: &Model) -> Result<()> {
     Ok(())
 }
 
+/// The tokens that a draft may propose; `None` for all.
+fn trim(target: &Model, draft: &Model, head: DraftHead) -> Option<Trim> {
+    let vocab = draft.config().vocab;
+    let rows = match head {
+        DraftHead::Tokens(rows) if rows < vocab => rows,
+        DraftHead::Auto if vocab / 2 > USUAL_HEAD => USUAL_HEAD,
+        _ => return None,
+    };
+    Some(Trim::most_frequent(draft.vocabulary(), vocab.min(target.config().vocab), &[], rows))
+}
+
+fn head(draft: Option<&Model>, trim: Option<&Trim>) -> Result<Option<Head>> {
+    draft.zip(trim).map(|(model, trim)| model.head(trim.ids())).transpose()
+}
+
 impl SpecOptions {
     fn check(&self, most: usize) -> Result<()> {
         let argument = |what: &str, found: usize, allowed: String| {
@@ -95,8 +136,7 @@ impl Session {
         }
         let mut engine = draft.engine();
         let slot = engine.take_slot()?;
-        let prepared =
-            self.sampler.record(engine.history_of(slot)).and_then(|record| engine.set_sampler(slot, &record));
+        let prepared = self.place_sampler(&mut engine, slot);
         drop(engine);
         let made = prepared.and_then(|()| self.speculate(Some((draft, slot)), &methods, options));
         if made.is_err() {
@@ -131,10 +171,13 @@ impl Session {
         options.check(most.min(MOST_DRAFTS as usize))?;
         let model = methods.iter().find(|setting| setting.method == Method::DRAFT_MODEL);
         let p_min = model.and_then(|setting| setting.get("p-min")).unwrap_or(0.0) as f32;
+        let trim = draft.and_then(|(model, _)| trim(&self.model, model, options.draft_head));
+        let head = head(draft.map(|(model, _)| model), trim.as_ref())?;
         let rounds = {
             let (target, engine) = self.model.engines(draft.map(|(model, _)| model));
             let side = engine.as_deref().zip(draft).map(|(engine, (_, slot))| (engine, slot));
-            Rounds::new(&target, self.slot, self.draw(), side, p_min)?
+            let options = RoundOptions { p_min, rejection: options.rejection, head };
+            Rounds::new(&target, self.slot, self.draw(), side, options)?
         };
         let cost = draft.map_or(0.0, |(model, _)| {
             model.bytes_per_token() as f64 / self.model.bytes_per_token().max(1) as f64
@@ -150,6 +193,8 @@ impl Session {
             draft: draft.map(|(model, _)| model.clone()),
             epoch: draft.map_or(0, |(model, _)| model.engine().epoch()),
             p_min,
+            rejection: options.rejection,
+            head: trim,
             rounds,
             chain: Chain::new(methods),
             governor,
@@ -170,6 +215,8 @@ impl Session {
     }
 
     fn rounds_again(&mut self, speculation: &mut Speculation) -> Result<()> {
+        let head = head(speculation.draft.as_ref(), speculation.head.as_ref())?;
+        let options = RoundOptions { p_min: speculation.p_min, rejection: speculation.rejection, head };
         let (target, mut engine) = self.model.engines(speculation.draft.as_ref());
         let (mut epoch, mut taken) = (speculation.epoch, None);
         if let Some(engine) = engine.as_deref_mut()
@@ -178,12 +225,11 @@ impl Session {
             epoch = engine.epoch();
             let slot = engine.take_slot()?;
             taken = Some(slot);
-            let record = self.sampler.record(engine.history_of(slot))?;
-            engine.set_sampler(slot, &record)?;
+            self.place_sampler(engine, slot)?;
         }
         let slot = taken.or(speculation.rounds.draft_slot());
         let side = engine.as_deref().zip(slot);
-        match Rounds::new(&target, self.slot, self.draw(), side, speculation.p_min) {
+        match Rounds::new(&target, self.slot, self.draw(), side, options) {
             Ok(rounds) => {
                 speculation.rounds = rounds;
                 speculation.epoch = epoch;
@@ -324,13 +370,38 @@ impl Speculation {
         self.governor.begin();
     }
 
+    /// The draft model and its place for the conversation.
+    pub(super) fn draft(&self) -> Option<(&Model, u32)> {
+        self.draft.as_ref().zip(self.rounds.draft_slot())
+    }
+
+    /// Whether the draft model's engine is the one in which the conversation has its place.
+    pub(super) fn is_settled(&self, engine: &Engine) -> bool {
+        engine.epoch() == self.epoch
+    }
+
+    /// Positions that the draft model computed.
+    pub(super) fn draft_computed(&self) -> usize {
+        self.rounds.computed() as usize
+    }
+
+    /// What the draft model computed for the first tokens was put back.
+    pub(super) fn draft_restored(&mut self, computed: usize) {
+        self.rounds.restored(computed as u32);
+    }
+
+    /// All tokens but the first so many were forgotten.
+    pub(super) fn rewound(&mut self, tokens: usize) {
+        self.rounds.moved(tokens as u32);
+    }
+
     pub(super) fn statistics(&self) -> &Statistics {
         &self.statistics
     }
 
     /// Gives the draft model's place back.
     pub(super) fn free(&self) {
-        if let (Some(model), Some(slot)) = (&self.draft, self.rounds.draft_slot()) {
+        if let Some((model, slot)) = self.draft() {
             let mut engine = model.engine();
             if engine.epoch() == self.epoch {
                 engine.free_slot(slot);

@@ -50,8 +50,30 @@ fn speculation_that_cannot_be() {
     run(&["-md", "no-such-file.gguf"]).refuses(2, &["no-such-file.gguf"]);
     run(&["-m", STORIES, "-md", STORIES, "--draft-max", "17"]).refuses(2, &["17", "16"]);
     run(&["-m", STORIES, "-md", STORIES, "--draft-p-min", "2"]).refuses(2, &["p-min", "2"]);
+    run(&["--spec", "ngram-cache", "--draft-head", "100"]).refuses(2, &["--draft-head", "-md"]);
+    run(&["--draft-accept", "rejection"]).refuses(2, &["--draft-accept", "-md"]);
+    run(&["-m", STORIES, "-md", STORIES, "--draft-head", "0"]).refuses(2, &["0", "auto"]);
     run(&["-m", STORIES, "-md", STORIES, "--draft-max", "2"]).succeeds();
+    let pair = ["-m", STORIES, "-md", STORIES, "--draft-max", "2", "-s", "1"];
+    run(&[&pair[..], &["--draft-head", "200", "--draft-accept", "rejection"]].concat()).succeeds();
+    let json = run(&[&pair[..], &["--draft-p-min", "0", "--show-source", "--json"]].concat()).json();
+    assert_eq!(
+        json["sources"],
+        serde_json::json!(["target", "draft-model", "draft-model", "target"]),
+        "{json}"
+    );
     run(&["--spec", "ngram-cache"]).succeeds();
+}
+
+#[test]
+fn biases_and_typical_tokens() {
+    let run = |arguments: &[&str]| on_reference("run", &[&["-p", "a", "-n", "4"], arguments].concat());
+    run(&["-l", "7"]).refuses_usage(&["15043-1"]);
+    run(&["--logit-bias", "x+1"]).refuses_usage(&["x"]);
+    run(&["--logit-bias", "512+1"]).refuses(2, &["512"]);
+    run(&["--typical", "2"]).refuses(2, &["typical-p", "2"]);
+    let json = run(&["--typical", "0.5", "-l", "300+90", "-l", "301-inf", "--json"]).json();
+    assert_eq!(json["tokens"], serde_json::json!([300, 300, 300, 300]), "{json}");
 }
 
 #[test]
@@ -61,8 +83,8 @@ fn an_audit_compares_and_says_what_it_did() {
         on_reference("audit", &[&few[..], arguments].concat())
     };
     let json = audit(&["-m", STORIES, "-md", STORIES, "--draft-max", "2", "--json"]).json();
-    // Six samplers, four history drafters and the draft model, two prompts.
-    assert_eq!((json["texts"].as_u64(), json["differing"].as_u64()), (Some(6 * 5 * 2), Some(0)), "{json}");
+    // Seven samplers, four history drafters and twice the draft model, two prompts.
+    assert_eq!((json["texts"].as_u64(), json["differing"].as_u64()), (Some(7 * 6 * 2), Some(0)), "{json}");
     let model =
         json["rows"].as_array().into_iter().flatten().filter(|row| row["drafter"] == "draft-model:p-min=0");
     let [drafted, accepted] =

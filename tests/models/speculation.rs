@@ -15,28 +15,33 @@ use vkllm::{
 use super::{beside, data, reference};
 use crate::harness;
 
-const CONTEXT: u32 = 384;
+pub const CONTEXT: u32 = 384;
 
-fn load(device: &Device, gguf: Gguf) -> Model {
+pub fn load(device: &Device, gguf: Gguf) -> Model {
     let file = ModelFile::new(gguf).expect("a model");
     let options = ModelOptions { context: Some(CONTEXT), sessions: 2, ..ModelOptions::default() };
     Model::load(device, &file, &options, &|_, _| true).expect("it loads")
 }
 
-fn built_in() -> Gguf {
+pub fn built_in() -> Gguf {
     let bytes = include_bytes!("../../assets/stories260k.q8_0.gguf");
     Gguf::from_bytes(bytes.to_vec(), "the built-in model").expect("a GGUF")
 }
 
-fn open(path: &Path) -> Gguf {
+pub fn open(path: &Path) -> Gguf {
     Gguf::open(path).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The same file with the blocks of every matrix in another order: as large, and no use.
-fn shuffled(path: &Path) -> Gguf {
+pub fn shuffled(path: &Path) -> Gguf {
+    shuffled_among(path, |_| true)
+}
+
+/// As [`shuffled`], of matrices with these names.
+pub fn shuffled_among(path: &Path, among: impl Fn(&str) -> bool) -> Gguf {
     let mut bytes = std::fs::read(path).expect("a file");
     let mut rng = harness::rng("shuffled");
-    for tensor in open(path).tensors().iter().filter(|tensor| tensor.dims.len() > 1) {
+    for tensor in open(path).tensors().iter().filter(|tensor| tensor.dims.len() > 1 && among(&tensor.name)) {
         let place = tensor.offset as usize..(tensor.offset + tensor.bytes) as usize;
         let block = ggml_type(tensor.ggml_type).expect("a known type").bytes as usize;
         let blocks: Vec<Vec<u8>> = bytes[place.clone()].chunks(block).map(<[u8]>::to_vec).collect();
@@ -83,8 +88,9 @@ fn told(session: &mut Session, prompt: &[u32], options: GenerateOptions) -> (Tex
     (text, counts)
 }
 
-fn spec(list: &str, k: Option<usize>) -> SpecOptions {
-    SpecOptions { methods: Setting::parse_list(list).expect("methods"), draft_max: k, draft_min: 0 }
+pub fn spec(list: &str, k: Option<usize>) -> SpecOptions {
+    let methods = Setting::parse_list(list).expect("methods");
+    SpecOptions { methods, draft_max: k, ..SpecOptions::default() }
 }
 
 fn samplers() -> Vec<SamplerOptions> {
@@ -104,6 +110,7 @@ fn samplers() -> Vec<SamplerOptions> {
             ..SamplerOptions::default()
         },
         SamplerOptions { repeat_penalty: 1.2, ..SamplerOptions::greedy() },
+        SamplerOptions { temperature: 1.0, typical_p: 0.6, top_p: 0.9, seed: 5, ..plain },
     ]
 }
 
@@ -146,7 +153,10 @@ fn matrix(device: &Device, target: &Model, drafts: &[(&str, &Model)], prompts: &
             }
             let turns = if drafter.contains("draft-model") { 2 } else { 1 };
             for _ in 0..turns {
-                let (p, s) = (rng.int(0, prompts.len() as i32 - 1) as usize, rng.int(0, 5) as usize);
+                let (p, s) = (
+                    rng.int(0, prompts.len() as i32 - 1) as usize,
+                    rng.int(0, samplers.len() as i32 - 1) as usize,
+                );
                 let want = plain.entry((p, s)).or_insert_with(|| {
                     let mut session = Session::new(target, samplers[s]).expect("a session");
                     told(&mut session, &prompts[p], options).0

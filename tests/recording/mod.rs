@@ -2,6 +2,7 @@
 //! work that outlives what it was made of.
 
 mod barriers;
+mod gates;
 mod lifetime;
 mod outside;
 mod random;

@@ -25,7 +25,7 @@ fn rounds_are_clean() {
         [("draft-model:p-min=0", 3), ("ngram-cache,draft-model:p-min=0", 2), ("ngram-simple:size-n=1", 64)]
     {
         let methods = Setting::parse_list(list).expect("methods");
-        let options = SpecOptions { methods, draft_max: Some(k), draft_min: 0 };
+        let options = SpecOptions { methods, draft_max: Some(k), ..SpecOptions::default() };
         let session = Session::new(&target, sampler).expect("a session");
         let session = match list.contains("draft-model") {
             true => session.with_draft(&draft, &options),

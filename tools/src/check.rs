@@ -52,6 +52,7 @@ const PURE: &[&str] = &[
     "runtime/src/caps.rs",
     "runtime/src/choose.rs",
     "runtime/src/recording.rs",
+    "runtime/src/regrid.rs",
     "runtime/src/place.rs",
     "runtime/src/hazard.rs",
     "runtime/src/kernel.rs",

@@ -5,47 +5,89 @@ use std::cmp::Reverse;
 use vkllm_runtime::Call;
 
 use super::sampler::{
-    NO_TOKEN, PURPOSE_DRAW, RESULT_WORDS, ROW_ADVANCE, distance_of, key_of, mass_of, philox_token, sampler,
-    score_of, share_of,
+    NO_TOKEN, PURPOSE_DRAW, RESULT_WORDS, ROW_ADVANCE, distance_of, far_of, key_of, mass_of, philox_token,
+    sampler, score_of, share_of,
 };
 use crate::ops::sample::Push;
 use crate::records::Sampler;
 
-/// The token a sampler chooses for `position`, and ln of its probability before truncation. Logits as bits of f32.
-///
-/// Tokens stand in falling order of logits, equal ones in rising order of ids; top-k keeps the first k, top-p the
-/// fewest whose mass reaches its share of what top-k left, min-p those not too far below the first. Of these the
-/// one with the largest logit / temperature + Gumbel noise is chosen.
-pub fn choose(logits: &[u32], sampler: &Sampler, position: u32) -> Option<(u32, f32)> {
+/// The tokens of a row that can be chosen, as (key, id) in falling order of logits, equal ones in rising order of ids.
+pub fn ranked(logits: &[u32]) -> Vec<(u32, u32)> {
     let mut keys: Vec<(u32, u32)> =
         logits.iter().enumerate().filter_map(|(id, &bits)| Some((key_of(bits)?, id as u32))).collect();
     keys.sort_unstable_by_key(|&(key, id)| (Reverse(key), id));
-    let top = keys.first()?.0;
-    let ln_mass = keys.iter().map(|&(key, _)| f64::from(-distance_of(key, top)).exp()).sum::<f64>().ln();
+    keys
+}
 
+/// Takes out of ranked tokens what a sampler removes: top-k keeps the first k; typical-p those whose distances from the
+/// first are next to the mean distance, until their mass reaches its share; top-p the fewest first ones whose mass reaches
+/// its share of what is left; min-p those not too far below the first that is left.
+pub fn truncate(keys: &mut Vec<(u32, u32)>, sampler: &Sampler) {
+    let Some(&(top, _)) = keys.first() else { return };
+    if sampler.top_k != 0 {
+        keys.truncate(sampler.top_k as usize);
+    }
+    let distance = |key: u32| distance_of(key, top);
+    let mass = |key: u32| u64::from(mass_of(distance(key)));
+    let reach = |keys: &mut Vec<(u32, u32)>, share: u32| {
+        let want = share_of(keys.iter().map(|&(key, _)| mass(key)).sum(), share);
+        let mut sum = 0;
+        keys.retain(|&(key, _)| {
+            let keep = sum < want;
+            sum += mass(key);
+            keep
+        });
+    };
+    if sampler.typical_p != 0 {
+        keys.retain(|&(key, _)| mass(key) != 0);
+        let all: u64 = keys.iter().map(|&(key, _)| mass(key)).sum();
+        let weighted: u64 = keys.iter().map(|&(key, _)| mass(key) * u64::from(far_of(distance(key)))).sum();
+        let mean = (weighted / all) as u32;
+        keys.sort_unstable_by_key(|&(key, id)| (far_of(distance(key)).abs_diff(mean), id));
+        reach(keys, sampler.typical_p);
+        keys.sort_unstable_by_key(|&(key, id)| (Reverse(key), id));
+    }
+    if sampler.top_p != 0 {
+        reach(keys, sampler.top_p);
+    }
+    let first = keys[0].0;
+    keys.retain(|&(key, _)| distance_of(key, first) <= sampler.min_p_distance);
+}
+
+/// The token a sampler chooses for `position`, and ln of its probability before truncation. Logits as bits of f32.
+///
+/// Of the tokens that [`truncate`] leaves the one with the largest logit / temperature + Gumbel noise is chosen.
+pub fn choose(logits: &[u32], sampler: &Sampler, position: u32) -> Option<(u32, f32)> {
+    let mut keys = ranked(logits);
+    let top = keys.first()?.0;
     let mut chosen = keys[0];
+    let ln_mass = ln_mass(&keys);
     if sampler.inverse_temperature != 0.0 {
-        if sampler.top_k != 0 {
-            keys.truncate(sampler.top_k as usize);
-        }
-        let mass = |key: u32| u64::from(mass_of(distance_of(key, top)));
-        if sampler.top_p != 0 {
-            let want = share_of(keys.iter().map(|&(key, _)| mass(key)).sum(), sampler.top_p);
-            let mut sum = 0;
-            keys.retain(|&(key, _)| {
-                let keep = sum < want;
-                sum += mass(key);
-                keep
-            });
-        }
-        keys.retain(|&(key, _)| distance_of(key, top) <= sampler.min_p_distance);
-        let score = |&(key, id): &(u32, u32)| {
-            let word = philox_token(sampler, position, id, PURPOSE_DRAW);
-            score_of(distance_of(key, top), sampler.inverse_temperature, word)
-        };
-        chosen = keys.into_iter().max_by(|a, b| score(a).total_cmp(&score(b)).then(b.1.cmp(&a.1)))?;
+        truncate(&mut keys, sampler);
+        chosen = draw(&keys, top, sampler, position, PURPOSE_DRAW)?;
     }
     Some((chosen.1, (-f64::from(distance_of(chosen.0, top)) - ln_mass) as f32))
+}
+
+/// ln of the mass of ranked tokens, in units of the first one's.
+pub fn ln_mass(keys: &[(u32, u32)]) -> f64 {
+    let top = keys.first().map_or(0, |first| first.0);
+    keys.iter().map(|&(key, _)| f64::from(-distance_of(key, top)).exp()).sum::<f64>().ln()
+}
+
+/// The token with the largest logit / temperature + Gumbel noise, in ties the lower id.
+pub fn draw(
+    keys: &[(u32, u32)],
+    top: u32,
+    sampler: &Sampler,
+    position: u32,
+    purpose: u32,
+) -> Option<(u32, u32)> {
+    let score = |&(key, id): &(u32, u32)| {
+        let word = philox_token(sampler, position, id, purpose);
+        score_of(distance_of(key, top), sampler.inverse_temperature, word)
+    };
+    keys.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b)).then(b.1.cmp(&a.1)))
 }
 
 /// `results[out_index]` = token, ln p, position, segment; the row moves on to the token. Looks at nothing but logits,

@@ -27,6 +27,12 @@ pub const NO_BIN: u32 = u32::MAX;
 pub const NEGLIGIBLE: f32 = 21.5;
 /// What a random word is for: the draw of a token.
 pub const PURPOSE_DRAW: u32 = 0;
+/// What a random word is for: the draw of a drafter on its own.
+pub const PURPOSE_DRAFT: u32 = 1;
+/// What a random word is for: whether a draft is accepted.
+pub const PURPOSE_ACCEPT: u32 = 2;
+/// What a random word is for: the token in place of one that is not.
+pub const PURPOSE_REST: u32 = 3;
 
 /// Words of a record of `results`: token, ln p, position, segment.
 pub const RESULT_WORDS: usize = 4;
@@ -100,6 +106,11 @@ pub fn mass_of(distance: f32) -> u32 {
     (e * f32::from_bits((127 - n as u32) << 23) * 2_147_483_648.0) as u32
 }
 
+/// A distance in units of 2^-14, as far as it has mass.
+pub fn far_of(distance: f32) -> u32 {
+    (distance.min(NEGLIGIBLE) * 16384.0) as u32
+}
+
 /// ln(1 + f) for f in [√½ - 1, √2 - 1].
 fn ln_near_one(f: f32) -> f32 {
     let mut q = -0.078_365_81_f32;
@@ -142,6 +153,11 @@ pub fn score_of(distance: f32, inverse_temperature: f32, word: u32) -> f32 {
 /// The bin of a distance: 1/16 wide up to 16, then twice as wide with each doubling of distance + 16.
 pub fn bin_of(distance: f32) -> u32 {
     (((distance + 16.0).to_bits() - 16.0_f32.to_bits()) >> 15).min(BINS as u32 - 1)
+}
+
+/// A 64-bit sum in units of 2^32.
+pub fn float_of(sum: u64) -> f32 {
+    (sum as u32) as f32 * 2.328_306_4e-10 + (sum >> 32) as f32
 }
 
 /// a · share / 2^32, rounded down, but at least 1.

@@ -9,7 +9,7 @@ use super::Progress;
 use super::args::RunArgs;
 use super::row::{Loaded, Place, Row, Spec, now};
 use crate::bench::{Attribution, Summary, TASKS, continued, profiled, prompts};
-use crate::cli::args::SpecArgs;
+use crate::cli::args::{AcceptArg, SpecArgs};
 use crate::cli::{Failure, input, load, spec};
 use crate::{Model, ModelFile, ModelOptions, SpecOptions};
 
@@ -31,6 +31,8 @@ pub(super) struct Wanted {
 /// What was asked for; `None` when nobody drafts.
 pub(super) fn wanted(args: &RunArgs) -> Result<Option<Wanted>, Failure> {
     let typed = SpecArgs {
+        draft_accept: AcceptArg::Same,
+        draft_head: None,
         model_draft: args.model_draft.clone(),
         spec: args.spec.clone(),
         draft_max: "auto".into(),

@@ -67,7 +67,8 @@ pub(super) fn run(args: &ChatArgs) -> Result<(), Failure> {
     let template = template(args, &file, &vocabulary)?;
     let model = load::model(&device, &file, &options)?;
     let draft = draft.map(|(file, options)| load::model(&device, &file, &options)).transpose()?;
-    let session = spec::session(Session::new(&model, sampler)?, draft.as_ref(), speculation.as_ref())?;
+    let session = Session::new(&model, sampler)?.with_logit_bias(&args.sampler.logit_bias)?;
+    let session = spec::session(session, draft.as_ref(), speculation.as_ref())?;
     let mut chat = Chat {
         session,
         template,
