@@ -25,6 +25,8 @@ const OPS: &[&str] = &[
     "soft_cap",
     "glu",
     "heads",
+    "conv",
+    "recurrence",
     "attention",
     "attention_combine",
     "argmax",
@@ -149,6 +151,16 @@ fn group() {
 #[test]
 fn experts_sum() {
     check_op("experts_sum");
+}
+
+#[test]
+fn conv() {
+    check_op("conv");
+}
+
+#[test]
+fn recurrence() {
+    check_op("recurrence");
 }
 
 #[test]

@@ -9,7 +9,7 @@
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint WG = 64u;
 layout(constant_id = 1) const uint SG = 64u;
-layout(constant_id = 2) const uint ACTIVATION = 0u; // 0 silu, 1 gelu (tanh form), 2 clamped swiglu, 3 squared relu
+layout(constant_id = 2) const uint ACTIVATION = 0u; // 0 silu, 1 gelu (tanh form), 2 clamped swiglu, 3 squared relu, 4 logistic, 5 none
 layout(constant_id = 3) const uint OUT = 1u;
 layout(constant_id = 4) const uint GATED = 1u;
 
@@ -31,16 +31,10 @@ layout(push_constant) uniform Push {
 
 #include "quad.glsl"
 #include "emit.glsl"
+#include "logistic.glsl"
 
 QUAD_LOADER(gate_load, gate)
 QUAD_LOADER(up_load, up)
-
-// 1 / (1 + exp(-x)) without overflow for any x.
-float logistic(float x) {
-    precise float e = exp(-abs(x));
-    precise float s = (x < 0.0 ? e : 1.0) / (1.0 + e);
-    return s;
-}
 
 float activate(float x) {
     if (ACTIVATION == 1u) {
@@ -56,6 +50,12 @@ float activate(float x) {
     if (ACTIVATION == 3u) {
         float r = max(x, 0.0);
         return r * r;
+    }
+    if (ACTIVATION == 4u) {
+        return logistic(x);
+    }
+    if (ACTIVATION == 5u) {
+        return x;
     }
     return x * logistic(x);
 }

@@ -1,5 +1,5 @@
 // Norms of rows, one subgroup per row: y = x / sqrt(mean(x²) + eps) · weight + bias + residual; with CENTRE the row's mean
-// is taken off x first (LayerNorm).
+// is taken off x first (LayerNorm). RESIDUAL 2: times silu(residual) instead.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -33,12 +33,15 @@ layout(push_constant) uniform Push {
     uint rows;
     // Words from one row of x to the next.
     uint x_stride;
+    // Rows of the weight that rows of x use in turn.
+    uint weights;
     float eps;
 } push;
 
 #include "subgroup.glsl"
 #include "quad.glsl"
 #include "emit.glsl"
+#include "logistic.glsl"
 
 QUAD_LOADER(x_load, x)
 QUAD_LOADER(weight_load, weight)
@@ -62,6 +65,7 @@ void main() {
     uint lane = gl_SubgroupInvocationID;
     uint k = push.k;
     uint x_at = push.x_at + row * push.x_stride;
+    uint weight_at = push.weight_at + row % max(push.weights, 1u) * k;
 
     float centre = 0.0;
     if (CENTRE == 1u) {
@@ -89,12 +93,16 @@ void main() {
         vec4 v[QUADS];
         [[unroll]] for (uint i = 0u; i < QUADS; i++) {
             uint e = min(item * OWN + 4u * i, k);
-            v[i] = centred(x_at, e, k, centre) * scale * weight_load(push.weight_at + e, k - e);
+            v[i] = centred(x_at, e, k, centre) * scale * weight_load(weight_at + e, k - e);
             if (BIAS == 1u) {
                 v[i] += bias_load(push.bias_at + e, k - e);
             }
             if (RESIDUAL == 1u) {
                 v[i] += residual_load(push.residual_at + row * k + e, k - e);
+            }
+            if (RESIDUAL == 2u) {
+                vec4 r = residual_load(push.residual_at + row * k + e, k - e);
+                v[i] *= r * vec4(logistic(r.x), logistic(r.y), logistic(r.z), logistic(r.w));
             }
         }
         emit(row, k, item, item < items, v);

@@ -124,6 +124,8 @@ pub const ROWS: &[Row] = &[
     one("group", "group.subgroup.comp"),
     one("experts_sum", "experts_sum.map.comp"),
     one("join", "join.map.comp"),
+    one("conv", "conv.window.comp"),
+    one("recurrence", "recurrence.columns.comp"),
     one("gather", "gather.copy.wgsl"),
     one("step_grid", "step_grid.max.wgsl"),
     sums("argmax", "argmax.slices.comp", ARITHMETIC, 10),

@@ -5,7 +5,8 @@ use vkllm_runtime::View;
 use super::{Onto, Projection, forms_for, forms_of};
 use crate::error::{Error, Result};
 use crate::ops::{
-    self, AttentionShape, AttentionTile, Forms, HeadNorms, HeadsArgs, Norm, Recorder, Routing, Rows, Stack,
+    self, Activation, AttentionShape, AttentionTile, Forms, HeadNorms, HeadsArgs, Norm, Recorder, Routing,
+    Rows, Stack,
 };
 use crate::tensor::Tensor;
 
@@ -19,6 +20,8 @@ pub struct Attention {
     pub whole_norms: Option<(Tensor, Tensor)>,
     /// A score per head that has no value.
     pub sinks: Option<Tensor>,
+    /// The matrix of queries has for each head the rows of a gate behind those of its query.
+    pub gated: bool,
     pub output: Projection,
 }
 
@@ -129,17 +132,20 @@ impl Attention {
         source + self.output.weight.view.len
     }
 
-    /// Queries, keys and values of the rows, each with the elements from one row to the next.
+    /// Queries, keys and values of the rows, each with the elements from one row to the next; and the queries' gates, which
+    /// lie two heads apart.
     fn project(
         &self,
         r: &mut Recorder<'_>,
         h: &Rows,
         inputs: &AttentionInputs<'_>,
-    ) -> Result<[(View, u32); 3]> {
+    ) -> Result<([(View, u32); 3], Option<View>)> {
         let (shape, eps) = (inputs.shape, inputs.eps);
         let projections = match (&self.source, inputs.heads) {
             (Source::Heads(projections), _) => projections,
-            (Source::Latent(latent), Some(routing)) => return latent.project(r, shape, h, routing),
+            (Source::Latent(latent), Some(routing)) => {
+                return Ok((latent.project(r, shape, h, routing)?, None));
+            }
             (Source::Latent(_), None) => {
                 let reasons = "the rows' heads were not sorted".to_owned();
                 return Err(Error::NoKernel { op: "attn_k_b".to_owned(), reasons });
@@ -150,6 +156,7 @@ impl Attention {
             shape.layout.kv_heads * shape.layout.head,
             shape.layout.kv_heads * shape.layout.head_v,
         );
+        let mut gates = None;
         let mut parts = match &projections[..] {
             [queries, keys, values] => [
                 (queries.of(r, "attn_q", h)?, q),
@@ -173,7 +180,14 @@ impl Attention {
                 }
             }
         }
-        Ok(parts)
+        if self.gated {
+            let (both, head) = (parts[0].0.clone(), shape.layout.head);
+            let count = r.rows * shape.heads;
+            parts[0].0 = ops::join(r, "attn_q_split", (&both, head, 2 * head), (&both, 0, 2 * head), count)?;
+            let bytes = u64::from(head) * 4;
+            gates = Some(both.part(bytes, both.len - bytes));
+        }
+        Ok((parts, gates))
     }
 }
 
@@ -185,7 +199,7 @@ pub fn attention(
     inputs: &AttentionInputs<'_>,
     onto: &Onto<'_>,
 ) -> Result<()> {
-    let [q, k, v] = w.project(r, h, inputs)?;
+    let ([q, k, v], gates) = w.project(r, h, inputs)?;
     let heads = HeadsArgs {
         q: (&q.0, q.1),
         k: (&k.0, k.1),
@@ -209,7 +223,8 @@ pub fn attention(
         (Source::Latent(latent), Some(routing)) => Some((latent, routing)),
         _ => None,
     };
-    let forms = if latent.is_some() { Forms { float: true, int8: false } } else { output_forms };
+    let changed = latent.is_some() || gates.is_some();
+    let forms = if changed { Forms { float: true, int8: false } } else { output_forms };
     let queries = (&q.0, q.1);
     let mut attended =
         ops::attention(r, inputs.shape, queries, step, inputs.cache, inputs.scale, w.sinks.as_ref(), forms)?;
@@ -217,6 +232,13 @@ pub fn attention(
         let rank = inputs.shape.layout.head_v;
         let values = ops::linear_heads(r, "attn_v_b", (values, rank), &latent.v_b, routing)?;
         attended = ops::forms_of_rows(r, "attn_v", &values, w.output.weight.k, output_forms)?;
+    }
+    if let (Some(gates), Some(values)) = (gates, &attended.float) {
+        let (head, size) = (inputs.shape.layout.head, inputs.shape.layout.head_v);
+        let shape = (r.rows * inputs.shape.heads, size);
+        let (gates, values) = ((&gates, 2 * head), Some((values, size)));
+        let gated = ops::gate_by(r, "attn_gate", gates, values, shape, Activation::Logistic, output_forms)?;
+        attended = Rows { width: w.output.weight.k, ..gated };
     }
     onto.add(r, "attn_output", &attended, &w.output)
 }

@@ -2,9 +2,11 @@
 
 mod attention;
 mod ffn;
+mod recurrent;
 
 pub use attention::{Attention, AttentionInputs, Latent, Source, attention};
 pub use ffn::{Dense, Experts, FeedForward, Gate, feed_forward};
+pub use recurrent::{DeltaNet, Mamba, Rates, Recurrent, RecurrentInputs, ShortConv, recurrent};
 
 use vkllm_runtime::View;
 

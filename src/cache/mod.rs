@@ -1,5 +1,8 @@
-//! What a conversation has computed: keys and values in a pool of blocks, shared by all sessions of a model.
+//! What a conversation has computed: keys and values in a pool of blocks, shared by all sessions of a model, and the states
+//! of recurrent layers.
 
 mod kv;
+mod states;
 
 pub use kv::{BLOCK, KvLayout, KvPool, KvType};
+pub use states::{STATE_RING, StateLayout, StatePool, StateViews};

@@ -101,7 +101,7 @@ impl Planned {
             "weights": p.weights, "kv": p.kv, "k_type": p.k_type.name(), "v_type": p.v_type.name(),
             "tables": p.tables, "scratch": p.scratch, "output": p.output, "total": p.total(),
             "taken": p.taken, "room": Plan::room(&self.device), "largest_context": self.largest,
-            "active": p.active, "features": self.features, "load_mode": p.mode.name(), "load_why": p.why,
+            "states": p.states, "state": p.state, "active": p.active, "features": self.features, "load_mode": p.mode.name(), "load_why": p.why,
         })
     }
 
@@ -119,13 +119,20 @@ impl Planned {
             p.context,
             mb(p.total()),
             mb(p.weights),
-            mb(p.kv),
+            mb(p.kv + p.states),
             p.k_type.name(),
             p.v_type.name(),
             mb(p.tables),
             mb(p.scratch),
             mb(p.output),
         )?;
+        if p.states > 0 {
+            let (all, step) = (mb(p.states), mb(p.state));
+            writeln!(
+                out,
+                "states of recurrent layers: {all:.1} MB; a step reads and writes {step:.1} MB of them"
+            )?;
+        }
         let Some(largest) = self.largest else { return Ok(()) };
         let room = Plan::room(&self.device).map_or("not known".into(), |room| format!("{:.1} MB", mb(room)));
         writeln!(out, "on {}: {:.1} MB to take, there are {room}", self.device.caps().name, mb(p.taken))?;

@@ -28,7 +28,7 @@ pub(crate) use step::{MOST_ROWS, SHORT_PROMPT};
 pub use survey::{PipelineUse, pipelines};
 pub use work::Work;
 
-use crate::cache::{KvLayout, KvPool, KvType};
+use crate::cache::{KvLayout, KvPool, KvType, StatePool};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, SharedBytes};
 use crate::models::{self, Config, Parts};
@@ -145,14 +145,15 @@ impl ModelFile {
         options.context.unwrap_or(self.config.context.min(DEFAULT_CONTEXT))
     }
 
-    /// The cache of the first `layers` layers of sessions of `context` positions.
+    /// The cache of the first `layers` layers of sessions of `context` positions: of those among them that attend.
     fn layout(&self, options: &ModelOptions, layers: u32, context: u32) -> KvLayout {
-        let config = &self.config;
+        let config = &Config { layers, ..self.config.clone() };
+        let attending = config.attention_layers();
         let rows = options.batch.max(MOST_ROWS);
         let default = if options.activations == Activations::Float { KvType::F32 } else { KvType::F16 };
         KvLayout {
-            layers,
-            near: (0..layers).filter(|layer| config.has_window(*layer)).count() as u32,
+            layers: attending.len() as u32,
+            near: attending.iter().filter(|layer| config.has_window(**layer)).count() as u32,
             ring: config.window.as_ref().map_or(0, |window| KvLayout::ring_of(window.keys, rows, context)),
             kv_heads: self.config.kv_heads,
             head: self.config.head,
@@ -401,6 +402,19 @@ fn fingerprint(gguf: &Gguf) -> u64 {
     })
 }
 
+/// Keys and values, and recurrent states, of so many sessions of so many positions.
+fn caches(
+    device: &Device,
+    layout: KvLayout,
+    config: &Config,
+    (context, sessions): (u32, u32),
+) -> Result<(KvPool, StatePool)> {
+    let attending = config.attention_layers();
+    let near = |index: u32| attending.get(index as usize).is_some_and(|layer| config.has_window(*layer));
+    let kv = KvPool::new(device, layout, &near, (context, sessions))?;
+    Ok((kv, StatePool::new(device, config.states(), sessions)?))
+}
+
 /// A model on a device.
 struct Loaded {
     engine: Engine,
@@ -415,7 +429,7 @@ impl Loaded {
         let Draft { plan, steps, arena, .. } = Draft::fitting(file, device, options)?;
         let layout = file.layout(options, config.layers, context);
         let wanted = models::required_tensors(&file.gguf, &config)?;
-        let kv = KvPool::new(device, layout, &|layer| config.has_window(layer), (context, options.sessions))?;
+        let cache = caches(device, layout, &config, (context, options.sessions))?;
         let placed = Placed::new(device, &file.gguf, &wanted, options.weights)?;
         let arena = if plan.taken > 0 && !device.caps().heaps.is_empty() {
             Arena::new(device, arena)?
@@ -429,7 +443,7 @@ impl Loaded {
             .map(|scales| constant(device, "query scale", &scales))
             .transpose()?;
         let parts = Parts::new(&config, &|name| weights.get(name).cloned())?;
-        let engine = Engine::new(device, config, parts, kv, rope, query_scale, arena, context, options)?;
+        let engine = Engine::new(device, config, parts, cache, rope, query_scale, arena, context, options)?;
         Ok(Loaded { engine, plan, report })
     }
 }

@@ -4,7 +4,7 @@
 use vkllm_runtime::{Arena, Caps, Device, Recording, Usage};
 
 use super::{Engine, ModelFile, ModelOptions};
-use crate::cache::{BLOCK, KvPool, KvType};
+use crate::cache::{BLOCK, KvType};
 use crate::error::{Error, Result};
 use crate::models::{self, Config, Parts};
 use crate::weights::{LoadMode, Placed};
@@ -25,6 +25,10 @@ pub struct Plan {
     pub kv: u64,
     pub k_type: KvType,
     pub v_type: KvType,
+    /// States of recurrent layers with what is needed to take rows back; of them, what one step of a session reads and
+    /// writes.
+    pub states: u64,
+    pub state: u64,
     /// Angles and scales per position.
     pub tables: u64,
     /// Transient activations of the largest step, and the records that steps read.
@@ -42,6 +46,8 @@ impl Plan {
             weights: self.weights.saturating_add(other.weights),
             active: self.active.saturating_add(other.active),
             kv: self.kv.saturating_add(other.kv),
+            states: self.states.saturating_add(other.states),
+            state: self.state.saturating_add(other.state),
             tables: self.tables.saturating_add(other.tables),
             scratch: self.scratch.saturating_add(other.scratch),
             output: self.output.saturating_add(other.output),
@@ -52,7 +58,7 @@ impl Plan {
 
     /// Everything together.
     pub fn total(&self) -> u64 {
-        [self.weights, self.kv, self.tables, self.scratch, self.output]
+        [self.weights, self.kv, self.states, self.tables, self.scratch, self.output]
             .iter()
             .fold(0, |sum, &part| sum.saturating_add(part))
     }
@@ -69,7 +75,7 @@ impl Plan {
                 what: format!(
                     "{} of weights, {} of cache for {} tokens and {} of tables, scratch and output on {}",
                     self.weights,
-                    self.kv,
+                    self.kv.saturating_add(self.states),
                     self.context,
                     self.tables.saturating_add(self.scratch).saturating_add(self.output),
                     device.caps().name
@@ -115,8 +121,10 @@ impl Draft {
         let layout = file.layout(options, layers, context);
         layout.check()?;
         let config = &Config { layers, ..file.config.clone() };
-        let kv =
-            KvPool::new(&planner, layout, &|layer| config.has_window(layer), (context, options.sessions))?;
+        let cache = super::caches(&planner, layout, config, (context, options.sessions))?;
+        let states = config.states();
+        let blocks = (u64::from(context) * u64::from(options.sessions)).div_ceil(u64::from(BLOCK)).max(1);
+        let kv = layout.bytes(blocks, options.sessions).unwrap_or(u64::MAX);
         let after_kv = counted();
         let wanted = models::required_tensors(&file.gguf, &file.config)?;
         let placed = Placed::new(&planner, &file.gguf, &wanted, options.weights)?;
@@ -131,7 +139,7 @@ impl Draft {
             &planner,
             config.clone(),
             parts,
-            kv,
+            cache,
             rope,
             scale,
             Arena::default(),
@@ -148,7 +156,9 @@ impl Draft {
             active,
             mode: placed.mode,
             why: placed.why,
-            kv: after_kv,
+            kv,
+            states: after_kv.saturating_sub(kv),
+            state: 2 * u64::from(states.layers) * states.state_bytes(),
             k_type: layout.k_type,
             v_type: layout.v_type,
             tables: after_tables - after_weights,
@@ -202,7 +212,8 @@ fn least(file: &ModelFile, options: &ModelOptions, context: u32) -> Option<u64> 
     // Imported weights stay in the file.
     let imported = options.weights == LoadMode::Import;
     let weights = wanted.iter().filter(|_| !imported).map(|info| info.bytes).sum::<u64>();
-    growing(file, options, context, file.config.layers)?.checked_add(weights)
+    let states = file.config.states().bytes(options.sessions)?;
+    growing(file, options, context, file.config.layers)?.checked_add(weights)?.checked_add(states)
 }
 
 /// Bytes that grow with the context, beside steps.
@@ -215,14 +226,14 @@ fn growing(file: &ModelFile, options: &ModelOptions, context: u32, layers: u32) 
 }
 
 /// The largest context that a device has room for, a multiple of a block; 0 when there is none. What steps take is
-/// counted on two layers, because all layers use the same memory in turn.
+/// counted on the first few layers, because all layers use the same memory in turn.
 ///
 /// Errors: a model that does not run there at all.
 pub(super) fn largest(file: &ModelFile, device: &Device, options: &ModelOptions) -> Result<u32> {
     let caps = device.caps();
     let have = room(device).unwrap_or(u64::MAX);
     let layout = file.layout(options, file.config.layers, BLOCK);
-    let layers = file.config.layers.min(2);
+    let layers = file.config.typical_layers();
     // Bytes that do not grow with cache and tables: weights, records and transients.
     let rest = |context: u32| -> Result<u64> {
         let taken = Draft::of_layers(file, caps, options, context, layers)?.plan.taken;

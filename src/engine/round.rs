@@ -325,6 +325,9 @@ impl Rounds {
             profiled(target, false, part, Seen { first: base, rows });
         }
         if let Some(engine) = draft {
+            if let (Drafts::Model(_), Some(side)) = (drafts, &self.draft) {
+                engine.committed(side.slot, want(base));
+            }
             let mut first = want(base) - missed.iter().sum::<u32>().min(want(base));
             for (part, &rows) in missed.iter().enumerate() {
                 profiled(engine, true, part, Seen { first, rows });
@@ -340,6 +343,7 @@ impl Rounds {
                 profiled(engine, true, missed.len() + step as usize, seen);
             }
         }
+        target.committed(self.slot, base);
         let (drafted, accepted, drawn) = self.read(target, count)?;
         if let Some(side) = &mut self.draft {
             if let Drafts::Model(_) = drafts {
@@ -373,6 +377,9 @@ impl Rounds {
         let Some(side) = &mut self.draft else { return Ok(Vec::new()) };
         engine.reserve(side.slot, base + count)?;
         let want = want(base);
+        if !engine.keeps(side.slot, side.computed.min(want), 0) {
+            side.computed = 0;
+        }
         while want.saturating_sub(side.computed) >= CATCH_UP {
             let size = engine.batch().min(want - side.computed);
             let rows = &tokens[side.computed as usize..(side.computed + size) as usize];
@@ -410,6 +417,8 @@ impl Rounds {
             let (rows, number) = if index == 0 { (&self.pair, 2) } else { (&cursor, 1) };
             let result = self.drafts.part((1 + index) * RECORD, RECORD);
             let mut r = engine.recorder(format!("draft {index}"), number, Path::Rows);
+            // The next round begins at the first step's rows or later.
+            r.provisional = index > 0;
             let head = side.head.as_ref();
             let logits = engine.forward(&mut r, rows, self.draw.penalties, Outputs::Last, head)?;
             if let (Some(logits), Some((offers, tokens))) = (&logits, &side.offers) {

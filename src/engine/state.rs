@@ -2,8 +2,10 @@
 //!
 //! Who adds state to a slot adds it here.
 
+use vkllm_runtime::Buffer;
+
 use super::Engine;
-use crate::cache::{BLOCK, KvLayout};
+use crate::cache::{BLOCK, KvLayout, STATE_RING, StateLayout};
 use crate::error::{Error, Result};
 use crate::ops::HISTORY_RING;
 
@@ -12,16 +14,28 @@ impl Engine {
     pub(crate) fn state_layout(&self) -> String {
         let KvLayout { layers, near, ring, kv_heads, head, head_v, k_type, v_type } = *self.kv.layout();
         let types = (k_type.name(), v_type.name());
+        let StateLayout { layers: states, channels, taps, size, key_heads, heads, columns } =
+            *self.states.layout();
         format!(
-            "{layers} layers, {near} of them with rings of {ring}, {kv_heads} heads of {head} and {head_v}, {} and {}",
+            "{layers} layers, {near} of them with rings of {ring}, {kv_heads} heads of {head} and {head_v}, {} and {}; \
+             {states} states of {heads} heads of {columns} by {size}, {key_heads} keys, {channels} channels of {taps}",
             types.0, types.1
         )
     }
 
-    /// Keys and values of a slot's positions below `end`.
+    /// Where a slot's state lies of positions below `end`, when those before `committed` are part of recurrent states.
+    fn parts(&self, slot: u32, committed: u32, end: u32) -> Vec<(&Buffer, u64, u64)> {
+        let mut parts = self.kv.parts(slot, self.blocks(slot, end));
+        parts.extend(self.states.parts(slot, committed, end));
+        parts
+    }
+
+    /// What a slot's positions below `end` came to: the position up to which recurrent states hold them, keys and values,
+    /// states and the terms since.
     pub(crate) fn save(&self, slot: u32, end: u32) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        for (buffer, offset, len) in self.kv.parts(slot, self.blocks(slot, end)) {
+        let committed = self.slots[slot as usize].committed.min(end);
+        let mut bytes = committed.to_le_bytes().to_vec();
+        for (buffer, offset, len) in self.parts(slot, committed, end) {
             let at = bytes.len();
             bytes.resize(at + len as usize, 0);
             self.device().read(buffer, offset, &mut bytes[at..])?;
@@ -34,8 +48,11 @@ impl Engine {
     /// Errors: bytes of another length, a context that does not hold them.
     pub(crate) fn load(&mut self, slot: u32, tokens: &[u32], end: u32, bytes: &[u8]) -> Result<()> {
         self.reserve(slot, end)?;
-        let parts = self.kv.parts(slot, self.blocks(slot, end));
-        let need: u64 = parts.iter().map(|(.., len)| len).sum();
+        let committed = bytes.first_chunk().map_or(0, |word| u32::from_le_bytes(*word)).min(end);
+        // A file that says otherwise would have the ring hold what it has no room for.
+        let committed = committed.max(end.saturating_sub(STATE_RING));
+        let parts = self.parts(slot, committed, end);
+        let need: u64 = 4 + parts.iter().map(|(.., len)| len).sum::<u64>();
         if need != bytes.len() as u64 {
             return Err(Error::Argument {
                 what: format!("the saved state of {end} positions"),
@@ -43,12 +60,13 @@ impl Engine {
                 allowed: format!("{need} bytes"),
             });
         }
-        let mut rest = bytes;
+        let mut rest = &bytes[4..];
         for (buffer, offset, len) in parts {
             let (part, after) = rest.split_at(len as usize);
             self.device().write(buffer, offset, part)?;
             rest = after;
         }
+        self.committed(slot, committed);
         let recent = tokens.len().saturating_sub(HISTORY_RING as usize);
         for (position, token) in (0u32..).zip(tokens).skip(recent) {
             let word = self.history_of(slot) + position % HISTORY_RING;
@@ -63,7 +81,10 @@ impl Engine {
     }
 
     /// Whether a slot that computed positions below `reached` still has all that a row at `position` sees.
-    pub(crate) fn keeps(&self, position: u32, reached: u32) -> bool {
+    pub(crate) fn keeps(&self, slot: u32, position: u32, reached: u32) -> bool {
+        if self.states.layout().layers > 0 && position < self.slots[slot as usize].committed {
+            return false;
+        }
         let layout = self.kv.layout();
         let Some(window) = self.config.window.as_ref().filter(|_| layout.near > 0) else { return true };
         let oldest = position.saturating_sub(window.keys) / BLOCK;

@@ -11,7 +11,7 @@ use super::recordings::{Key, Made, Profile, Recordings, Tail};
 use super::work::{self, CommandWork, Seen};
 use super::{Head, ModelOptions, Parts};
 use crate::batch::Row;
-use crate::cache::{BLOCK, KvPool};
+use crate::cache::{BLOCK, KvPool, STATE_RING, StatePool};
 use crate::error::{Error, Result};
 use crate::models::{self, Config, Outputs, StepViews};
 use crate::ops::{
@@ -27,6 +27,7 @@ const BIAS: u64 = 8;
 pub(crate) const SHORT_PROMPT: u32 = 16;
 /// Rows that a verification can have.
 pub(crate) const MOST_ROWS: u32 = 65;
+const _: () = assert!(STATE_RING >= 2 * MOST_ROWS, "rows under way and rows that may be taken back");
 /// The mark of a row whose logits hold no number.
 const NO_TOKEN: u32 = u32::MAX;
 
@@ -95,6 +96,8 @@ pub(super) struct Buffers {
 pub(super) struct Slot {
     taken: bool,
     pub(super) blocks: Vec<u32>,
+    /// First position of the rows that states of recurrent layers do not hold yet: a step may begin there or later.
+    pub(super) committed: u32,
 }
 
 /// Who sees every step as data before it runs, with what it reads in place. No other submission is under way.
@@ -106,6 +109,7 @@ pub struct Engine {
     pub(super) config: Config,
     parts: Parts,
     pub(super) kv: KvPool,
+    pub(super) states: StatePool,
     rope: Buffer,
     query_scale: Option<Buffer>,
     pub(super) buffers: Buffers,
@@ -132,7 +136,7 @@ impl Engine {
         device: &Device,
         config: Config,
         parts: Parts,
-        kv: KvPool,
+        (kv, states): (KvPool, StatePool),
         rope: Buffer,
         query_scale: Option<Buffer>,
         arena: Arena,
@@ -171,6 +175,7 @@ impl Engine {
             config,
             parts,
             kv,
+            states,
             rope,
             query_scale,
             buffers: Buffers {
@@ -416,7 +421,14 @@ impl Engine {
         }
         let target = if matches!(tail, Tail::Sample(_)) { slot } else { 0 };
         let seen = Seen { first: start, rows: count };
-        self.run(Key { rows: count, path, outputs, tail, cursor: None, target }, seen, began)
+        self.run(Key { rows: count, path, outputs, tail, cursor: None, target }, seen, began)?;
+        self.committed(slot, if path == Path::Rows { start } else { start + count });
+        Ok(())
+    }
+
+    /// Notes that the states of a slot hold the rows before a position.
+    pub(super) fn committed(&mut self, slot: u32, position: u32) {
+        self.slots[slot as usize].committed = position;
     }
 
     /// Decodes one token of a slot from where its cursor stands; nothing is written but a new block's table entry.
@@ -432,6 +444,7 @@ impl Engine {
             target: slot,
         };
         self.run(key, Seen { first: position, rows: 1 }, began)?;
+        self.committed(slot, position);
         self.drawn(slot)
     }
 
@@ -598,7 +611,8 @@ impl Engine {
         if note {
             ops::note_history(r, rows, &buffers.samplers, &buffers.history)?;
         }
-        models::record(r, &self.config, &self.parts, &self.kv, self.context, &step, outputs)
+        let cache = (&self.kv, &self.states);
+        models::record(r, &self.config, &self.parts, cache, self.context, &step, outputs)
     }
 
     /// Records the draw of a token for each of `rows`. Logits of fewer tokens than the model knows are those of the first.

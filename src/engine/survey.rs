@@ -6,10 +6,11 @@ use vkllm_runtime::{Caps, Command, Device, DeviceOptions, Kernel, Need, Recordin
 use vkllm_shaders::formats::{FORMATS, Format};
 use vkllm_shaders::records::{Sampler, StepRow};
 
-use crate::cache::{BLOCK, KvLayout, KvPool, KvType};
+use crate::cache::{BLOCK, KvLayout, KvPool, KvType, StatePool};
 use crate::error::Result;
 use crate::models::{
-    self, ARCHITECTURES, Config, ExpertConfig, LatentConfig, Outputs, Parts, RopeScaling, StepViews, Window,
+    self, ARCHITECTURES, Config, ExpertConfig, LatentConfig, LayerKind, Outputs, Parts, RecurrentConfig,
+    RecurrentKind, RopeScaling, StepViews, Window,
 };
 use crate::ops::{
     self, AcceptViews, Activations, Choice, Draw, Gate, HISTORY_RING, LinearArgs, MOST_BIASES, Path, Purpose,
@@ -227,6 +228,13 @@ fn config(architecture: &'static models::Architecture, head: u32) -> Config {
             leading_dense: 1,
         }),
         head_norm: architecture.head_norm,
+        recurrent: architecture.recurrent.map(|kind| recurrent(kind, head)),
+        kinds: (0..layers)
+            .map(|layer| match architecture.recurrent {
+                Some(_) if layer == 0 => LayerKind { attention: false, recurrent: true, ffn: true },
+                _ => LayerKind::PLAIN,
+            })
+            .collect(),
         // The matrices of heads are of a type with blocks of 256.
         latent: architecture.latent.then_some(LatentConfig { q_rank: 256, key: 256 + rot, value: 64 }),
         fused_qkv: false,
@@ -235,6 +243,20 @@ fn config(architecture: &'static models::Architecture, head: u32) -> Config {
         vocab: VOCAB,
         context: CONTEXT,
         query_scale: None,
+    }
+}
+
+fn recurrent(kind: RecurrentKind, size: u32) -> RecurrentConfig {
+    let heads = if kind == RecurrentKind::ShortConv { 0 } else { WIDTH / size };
+    RecurrentConfig {
+        kind,
+        taps: 4,
+        size: if heads == 0 { 0 } else { size },
+        key_heads: heads / 2,
+        heads,
+        columns: if heads == 0 { 0 } else { size },
+        joint_rates: false,
+        normed: true,
     }
 }
 
@@ -249,7 +271,7 @@ fn model(
     let mut r = Recorder::new(config.architecture.name.into(), found.caps, rows, path, activations);
     let parts = parts(&mut r.recording, config)?;
     let layout = KvLayout {
-        layers: config.layers,
+        layers: config.attention_layers().len() as u32,
         near: 0,
         ring: 0,
         kv_heads: config.kv_heads,
@@ -260,6 +282,7 @@ fn model(
     };
     let host = Device::open(&DeviceOptions { selector: Selector::Reference, ..DeviceOptions::default() })?;
     let kv = KvPool::new(&host, layout, &|_| false, (1, 1))?;
+    let states = StatePool::new(&host, config.states(), 1)?;
     let recording = &mut r.recording;
     let step_rows = step_rows(recording, rows);
     let table = recording.transient("block table", u64::from(CONTEXT.div_ceil(BLOCK)) * 4);
@@ -279,7 +302,7 @@ fn model(
             outputs: &list,
             head: None,
         };
-        models::record(&mut r, config, &parts, &kv, CONTEXT, &step, outputs)?;
+        models::record(&mut r, config, &parts, (&kv, &states), CONTEXT, &step, outputs)?;
     }
     found.add(&r);
     Ok(())
@@ -296,7 +319,8 @@ fn parts(recording: &mut Recording, config: &Config) -> Result<Parts> {
             continue;
         }
         let whole_blocks = expected.k.is_multiple_of(matrix.block as u64);
-        let vector = expected.n == 1 || expected.name.ends_with(".bias");
+        let vector =
+            expected.n == 1 || [".bias", "_norm.weight"].iter().any(|end| expected.name.ends_with(end));
         let format = if vector || !whole_blocks { plain } else { matrix };
         let made = tensor(
             recording,

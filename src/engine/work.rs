@@ -11,7 +11,7 @@ use crate::cache::{BLOCK, KvLayout};
 pub struct Work {
     /// Bytes of the file's tensors that are read.
     pub weights: u64,
-    /// Bytes of cached keys and values, read and written.
+    /// Bytes of cached keys and values and of recurrent states, read and written.
     pub cache: u64,
     /// Bytes of everything else, read and written: activations, partial results, tables, records.
     pub activations: u64,
@@ -197,8 +197,7 @@ impl Counter<'_> {
                 let skipped = ["rope", "q_scale", "block_table", "k_cache", "v_cache"];
                 let mut work = whole_views(dispatch, &skipped);
                 work.cache = rows * layout.position_bytes();
-                let rot = dispatch.specs.iter().find(|(name, _)| *name == "ROT").map_or(0, |(_, rot)| *rot);
-                work.activations += rows * u64::from(rot) * 4;
+                work.activations += rows * u64::from(spec(dispatch, "ROT")) * 4;
                 fixed(work)
             }
             "attention" => {
@@ -231,11 +230,42 @@ impl Counter<'_> {
                     }),
                 }
             }
+            "conv" => {
+                let push = push::<ops::conv::Push>(dispatch);
+                let floats = u64::from(push.row_count - push.first_row) * u64::from(push.width);
+                let on = |name| u64::from(spec(dispatch, name));
+                let mut work = whole_views(dispatch, &["x", "rows", "inputs", "y"]);
+                // Earlier rows are counted where they were rows of this step.
+                work.activations += floats * 8 * (on("COMPUTE") + on("KEEP"));
+                work.operations = 2 * floats * on("TAPS") * on("COMPUTE");
+                fixed(work)
+            }
+            // The state is read once and, but for steps that are taken back, written once, whatever the number of rows.
+            "recurrence" => {
+                let push = push::<ops::recurrence::Push>(dispatch);
+                let size = u64::from(4 * spec(dispatch, "QUADS") * spec(dispatch, "LANES"));
+                let (rows, inner) =
+                    (u64::from(push.row_count), u64::from(push.heads) * u64::from(push.columns));
+                let commit = spec(dispatch, "COMMIT");
+                let mut work = whole_views(dispatch, &["state", "marks", "terms"]);
+                work.cache = inner * (size + 1) * 4 * (1 + u64::from(commit > 0));
+                if commit != 2 {
+                    let keys = u64::from(push.key_heads) * size;
+                    work.activations += rows * (keys + inner + u64::from(push.heads)) * 4;
+                }
+                work.operations = rows * inner * size * 6;
+                fixed(work)
+            }
             // These look at few of the logits they are given.
             "sample" | "sample_penalize" => fixed(whole_views(dispatch, &["logits"])),
             _ => fixed(whole_views(dispatch, &[])),
         }
     }
+}
+
+/// A specialisation constant that the dispatch gives, else 0.
+fn spec(dispatch: &Dispatch, name: &str) -> u32 {
+    dispatch.specs.iter().find(|(other, _)| *other == name).map_or(0, |(_, value)| *value)
 }
 
 fn fixed(fixed: Work) -> CommandWork {

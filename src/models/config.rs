@@ -1,6 +1,7 @@
 //! The hyper-parameters of a model, read from its metadata and checked before anything is allocated.
 
 use super::experts::{self, ExpertConfig};
+use super::recurrent::{self, LayerKind, RecurrentConfig};
 use super::rope::{self, RopeScaling};
 use super::{ARCHITECTURES, Architecture, HeadNorm, Pairing, Scale};
 use crate::error::{Error, Result};
@@ -43,6 +44,9 @@ pub struct Config {
     pub logit_scale: f32,
     /// Mixtures of experts, in the layers behind the leading dense ones.
     pub experts: Option<ExpertConfig>,
+    /// Sizes of recurrent layers, and the blocks of each layer.
+    pub recurrent: Option<RecurrentConfig>,
+    pub kinds: Vec<LayerKind>,
     pub head_norm: HeadNorm,
     pub latent: Option<LatentConfig>,
     /// Queries, keys and values come from one matrix; so do gate and up.
@@ -110,11 +114,38 @@ impl Config {
             None => blocks,
         };
         let width = required("embedding_length", MAX_WIDTH)?;
-        let ffn = required("feed_forward_length", MAX_WIDTH)?;
-        let heads = required("attention.head_count", 1024)?;
-        let kv_heads = match meta.u32(&key("attention.head_count_kv"))? {
-            Some(value) => within("attention.head_count_kv", value, 1, heads)?,
-            None => heads,
+        let kinds = recurrent::kinds(gguf, architecture, layers)?;
+        let recurrent = recurrent::read(gguf, architecture, width)?;
+        // Of sizes that differ from layer to layer, layers without the block state 0, and the others are alike.
+        let of_layers = |suffix: &str| -> Result<Option<u32>> {
+            if !meta.is_array(&key(suffix)) {
+                return Ok(meta.u32(&key(suffix))?);
+            }
+            let stated = meta.u32s(&key(suffix))?.unwrap_or_default();
+            let value = stated.iter().copied().max().unwrap_or(0);
+            match stated.into_iter().find(|other| *other != 0 && *other != value) {
+                Some(other) => {
+                    Err(refuse(format!("{} has {other} and {value}; allowed is one", key(suffix))))
+                }
+                None => Ok(Some(value)),
+            }
+        };
+        // Mixtures may state the width of their experts alone.
+        let dense = kinds.iter().any(|kind| kind.ffn) && architecture.experts.is_none();
+        let least = u32::from(dense || architecture.recurrent.is_none());
+        let ffn = match of_layers("feed_forward_length")? {
+            None if least == 1 => required("feed_forward_length", MAX_WIDTH)?,
+            stated => within("feed_forward_length", stated.unwrap_or(0), least, MAX_WIDTH)?,
+        };
+        let attends = kinds.iter().any(|kind| kind.attention);
+        let heads = match of_layers("attention.head_count")? {
+            _ if !attends => 1,
+            Some(value) => within("attention.head_count", value, 1, 1024)?,
+            None => required("attention.head_count", 1024)?,
+        };
+        let kv_heads = match of_layers("attention.head_count_kv")? {
+            Some(value) if attends => within("attention.head_count_kv", value, 1, heads)?,
+            _ => heads,
         };
         if heads % kv_heads != 0 {
             return Err(refuse(format!(
@@ -126,6 +157,7 @@ impl Config {
         let head_size = |suffix: &str| -> Result<u32> {
             let value = match meta.u32(&key(suffix))? {
                 Some(value) => value,
+                None if !attends => 8,
                 None if width % heads == 0 => width / heads,
                 None => {
                     return Err(refuse(format!(
@@ -142,6 +174,14 @@ impl Config {
         };
         let head = head_size("attention.key_length")?;
         let head_v = head_size("attention.value_length")?;
+        if architecture.gated_attention && (head != head_v || head % 32 != 0) {
+            let sizes = format!("{head} and {head_v}");
+            return Err(refuse(format!(
+                "{} and {} are {sizes}; allowed are equal multiples of 32",
+                key("attention.key_length"),
+                key("attention.value_length")
+            )));
+        }
         let rot = match meta.u32(&key("rope.dimension_count"))? {
             Some(value) => within("rope.dimension_count", value, 2, head)?,
             None => head,
@@ -232,7 +272,13 @@ impl Config {
         };
         let root = if architecture.root_embedding { (width as f32).sqrt() } else { 1.0 };
         let norm_key = if architecture.layer_norm { "layer_norm_epsilon" } else { "layer_norm_rms_epsilon" };
-        let any = |name: &str| (0..layers).any(|layer| gguf.tensor(&format!("blk.{layer}.{name}")).is_some());
+        let whole =
+            |name: &str| (0..layers).any(|layer| gguf.tensor(&format!("blk.{layer}.{name}")).is_some());
+        let attending: Vec<u32> = (0..layers).filter(|layer| kinds[*layer as usize].attention).collect();
+        let any = |name: &str| {
+            let mut attending = attending.iter();
+            attending.any(|layer| gguf.tensor(&format!("blk.{layer}.{name}")).is_some())
+        };
         let query_scale = match meta.f32(&key("attention.temperature_scale"))? {
             Some(scale) if scale != 0.0 => {
                 let original = meta.require_u32(&key("rope.scaling.original_context_length"))?;
@@ -281,12 +327,14 @@ impl Config {
             logit_scale,
             latent,
             experts: experts::read(gguf, architecture, ffn)?,
+            recurrent,
+            kinds,
             head_norm: match architecture.head_norm {
                 _ if architecture.head_norm_optional && !any("attn_q_norm.weight") => HeadNorm::None,
                 stated => stated,
             },
             fused_qkv: any("attn_qkv.weight"),
-            fused_gate: architecture.gated && any("ffn_up.weight") && !any("ffn_gate.weight"),
+            fused_gate: architecture.gated && whole("ffn_up.weight") && !whole("ffn_gate.weight"),
             norm_eps: positive(&format!("attention.{norm_key}"), None)?,
             vocab: vocab as u32,
             context,

@@ -3,8 +3,8 @@
 use vkllm_runtime::View;
 
 use super::{Config, HeadNorm, Layer, Parts};
-use crate::blocks::{self, AttentionInputs, Onto, Source};
-use crate::cache::KvPool;
+use crate::blocks::{self, AttentionInputs, Onto, RecurrentInputs, Source};
+use crate::cache::{KvPool, StatePool};
 use crate::error::Result;
 use crate::ops::{self, AttentionShape, AttentionTile, Forms, LinearArgs, Norm, Path, Recorder, Rows};
 use crate::tensor::Tensor;
@@ -51,26 +51,28 @@ pub fn record(
     r: &mut Recorder<'_>,
     config: &Config,
     parts: &Parts,
-    kv: &KvPool,
+    (kv, states): (&KvPool, &StatePool),
     context: u32,
     step: &StepViews<'_>,
     outputs: Outputs,
 ) -> Result<Option<View>> {
-    let all = Sight::new(r, config, kv, context, step, None)?;
+    let attends = parts.layers.iter().any(|layer| layer.attention.is_some());
+    let all = attends.then(|| Sight::new(r, config, kv, context, step, None)).transpose()?;
     let window = config.window.as_ref();
     let near =
         window.map(|window| Sight::new(r, config, kv, context, step, Some(window.keys))).transpose()?;
-    let routing = match parts.layers.first().map(|layer| &layer.attention.source) {
+    let routing = match parts.layers.first().and_then(|layer| layer.attention.as_ref()).map(|a| &a.source) {
         Some(Source::Latent(latent)) => Some(ops::route_heads(r, config.heads, &latent.k_b)?),
         _ => None,
     };
     let x = ops::embed(r, &parts.embedding, step.rows, config.embedding_scale)?;
+    let (mut attentions, mut recurrences) = (0, 0);
     for (index, layer) in parts.layers.iter().enumerate() {
         let number = index as u32;
         r.scope(format!("blk.{number}"));
-        let sight = near.as_ref().filter(|_| config.has_window(number)).unwrap_or(&all);
-        let (keys, values) = kv.layer(number);
-        let inputs = AttentionInputs {
+        let sight = near.as_ref().filter(|_| config.has_window(number)).or(all.as_ref());
+        let cache = layer.attention.as_ref().map(|_| kv.layer(attentions));
+        let inputs = sight.zip(cache.as_ref()).map(|(sight, (keys, values))| AttentionInputs {
             shape: &sight.shape,
             eps: config.norm_eps,
             rope: config.has_rope(number).then(|| (&sight.rope, config.architecture.pairing.code())),
@@ -80,10 +82,15 @@ pub fn record(
             rows: step.rows,
             block_table: &sight.block_table,
             tiles: &sight.tiles,
-            cache: (&keys, &values),
+            cache: (keys, values),
             heads: routing.as_ref(),
-        };
-        record_layer(r, config, layer, &x, &inputs)?;
+        });
+        let state = layer.recurrent.as_ref().map(|_| states.layer(recurrences));
+        let (layout, eps) = (states.layout(), config.norm_eps);
+        let recurrent = state.as_ref().map(|state| RecurrentInputs { layout, eps, rows: step.rows, state });
+        record_layer(r, config, layer, &x, (inputs.as_ref(), recurrent.as_ref()))?;
+        attentions += u32::from(layer.attention.is_some());
+        recurrences += u32::from(layer.recurrent.is_some());
     }
     r.scope("");
     let (x, count) = match outputs {
@@ -166,17 +173,33 @@ fn record_layer(
     config: &Config,
     layer: &Layer,
     x: &View,
-    inputs: &AttentionInputs<'_>,
+    (attends, recurs): (Option<&AttentionInputs<'_>>, Option<&RecurrentInputs<'_>>),
 ) -> Result<()> {
     let (width, parallel) = (config.width, config.architecture.parallel);
-    let attention_forms = layer.attention.forms(r);
-    let ffn_forms = layer.ffn.forms(r);
-    let forms = if parallel { attention_forms.and(ffn_forms) } else { attention_forms };
-    let h = read(r, "attn_norm", x, width, layer.attn_norm.as_ref(), forms)?;
     let onto = |post_norm, post_label| Onto { x, post_norm, post_label, scale: config.residual_scale };
-    let after_attention = onto(layer.attn_post_norm.as_ref(), "attn_post_norm");
-    blocks::attention(r, &h, &layer.attention, inputs, &after_attention)?;
-    let h = if parallel { h } else { read(r, "ffn_norm", x, width, layer.ffn_norm.as_ref(), ffn_forms)? };
+    let attention = layer.attention.as_ref().zip(attends);
+    let recurrent = layer.recurrent.as_ref().zip(recurs);
+    let ffn_forms = layer.ffn.as_ref().map_or(Forms::default(), |ffn| ffn.forms(r));
+    let mut shared = None;
+    if attention.is_some() || recurrent.is_some() {
+        let mut forms = if parallel { ffn_forms } else { Forms::default() };
+        forms = forms.and(attention.map_or(Forms::default(), |(w, _)| w.forms(r)));
+        forms = forms.and(recurrent.map_or(Forms::default(), |(w, _)| w.forms(r)));
+        let h = read(r, "attn_norm", x, width, layer.attn_norm.as_ref(), forms)?;
+        if let Some((w, inputs)) = attention {
+            let after_attention = onto(layer.attn_post_norm.as_ref(), "attn_post_norm");
+            blocks::attention(r, &h, w, inputs, &after_attention)?;
+        }
+        if let Some((w, inputs)) = recurrent {
+            blocks::recurrent(r, &h, w, inputs, &onto(None, ""))?;
+        }
+        shared = Some(h).filter(|_| parallel);
+    }
+    let Some(ffn) = &layer.ffn else { return Ok(()) };
+    let h = match shared {
+        Some(h) => h,
+        None => read(r, "ffn_norm", x, width, layer.ffn_norm.as_ref(), ffn_forms)?,
+    };
     let after_ffn = onto(layer.ffn_post_norm.as_ref(), "ffn_post_norm");
-    blocks::feed_forward(r, &h, &layer.ffn, &after_ffn)
+    blocks::feed_forward(r, &h, ffn, &after_ffn)
 }

@@ -1,6 +1,6 @@
 //! What a model has beyond the plain decoder, in words.
 
-use super::{Config, HeadNorm, RopeScaling};
+use super::{Config, HeadNorm, RecurrentKind, RopeScaling};
 use crate::ops::{Activation, Gating};
 
 impl Config {
@@ -35,6 +35,17 @@ impl Config {
         add(self.window_base.is_some(), "RoPE of its own in layers with a window");
         add((0..self.layers).any(|layer| !self.has_rope(layer)), "layers without RoPE");
         add(self.query_scale.is_some(), "queries scaled by position");
+        add(a.gated_attention, "gated attention");
+        add(a.activation == Activation::Relu2, "squared ReLU");
+        if let Some(recurrent) = &self.recurrent {
+            let name = match recurrent.kind {
+                RecurrentKind::GatedDelta => "gated delta networks",
+                RecurrentKind::Mamba2 => "Mamba-2",
+                RecurrentKind::ShortConv => "short convolutions",
+            };
+            let count = self.kinds.iter().filter(|kind| kind.recurrent).count();
+            all.push(format!("{name} in {count} of {} layers", self.layers));
+        }
         if let Some(window) = &self.window {
             let near = window.layers.iter().filter(|has| **has).count();
             all.push(format!("sliding window of {} keys in {near} of {} layers", window.keys, self.layers));

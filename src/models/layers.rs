@@ -1,23 +1,27 @@
 //! The tensors of a decoder: which it needs, their shapes, and the weights of each layer.
 
-use super::{Config, ExpertConfig, HeadNorm, LatentConfig};
-use crate::blocks::{Attention, Dense, Experts, FeedForward, Gate, Latent, Projection, Source};
+use super::{Config, ExpertConfig, HeadNorm, LatentConfig, RecurrentConfig, RecurrentKind};
+use crate::blocks::{
+    Attention, DeltaNet, Dense, Experts, FeedForward, Gate, Latent, Mamba, Projection, Rates, Recurrent,
+    ShortConv, Source,
+};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::ops::{Norm, Stack};
 use crate::tensor::Tensor;
 
-/// The weights of one layer.
+/// The weights of one layer. Blocks that mix positions read the same rows.
 #[derive(Debug)]
 pub struct Layer {
-    /// What attention reads; the residual stream itself where there is none.
+    /// What attention and recurrence read; the residual stream itself where there is none.
     pub attn_norm: Option<Norm>,
-    pub attention: Attention,
+    pub attention: Option<Attention>,
+    pub recurrent: Option<Recurrent>,
     /// Norm of what attention adds.
     pub attn_post_norm: Option<Norm>,
     /// What the feed-forward block reads.
     pub ffn_norm: Option<Norm>,
-    pub ffn: FeedForward,
+    pub ffn: Option<FeedForward>,
     pub ffn_post_norm: Option<Norm>,
 }
 
@@ -67,8 +71,8 @@ pub fn expected(config: &Config) -> Vec<Expected> {
     let a = config.architecture;
     let (width, vocab) = (config.width, config.vocab);
     add("token_embd.weight".into(), width, vocab, Required);
-    add("output_norm.weight".into(), width, 1, Required);
-    add("output_norm.bias".into(), width, 1, Optional);
+    add(format!("{}.weight", a.output_norm), width, 1, Required);
+    add(format!("{}.bias", a.output_norm), width, 1, Optional);
     add("output.weight".into(), width, vocab, Optional);
     add("output.bias".into(), vocab, 1, Optional);
     for name in ["rope_freqs", "rope_factors_long", "rope_factors_short"] {
@@ -77,27 +81,35 @@ pub fn expected(config: &Config) -> Vec<Expected> {
     for layer in 0..config.layers {
         let mut stack =
             |name: &str, k, n, count, presence| stack(format!("blk.{layer}.{name}"), k, n, count, presence);
-        match config.experts_of(layer) {
+        let kind = config.kind(layer);
+        match config.experts_of(layer).filter(|_| kind.ffn) {
             Some(experts) => mixture(config, experts, &mut stack),
-            None => feed_forward(config, &mut |name, k, n, presence| stack(name, k, n, 1, presence)),
+            None if kind.ffn => {
+                feed_forward(config, &mut |name, k, n, presence| stack(name, k, n, 1, presence))
+            }
+            None => {}
         }
         if let Some(sizes) = config.latent {
             latent(config, sizes, &mut stack);
         }
         let mut add = |name: &str, k, n, presence| stack(name, k, n, 1, presence);
-        if a.pre_norm {
+        if a.pre_norm && (kind.attention || kind.recurrent) {
             add("attn_norm.weight", width, 1, Required);
             add("attn_norm.bias", width, 1, Optional);
         }
-        if config.latent.is_none() {
+        if kind.attention && config.latent.is_none() {
             attention(config, &mut add);
+        }
+        if let Some(sizes) = config.recurrent.filter(|_| kind.recurrent) {
+            recurrent(config, &sizes, &mut add);
         }
         if a.post_norm {
             add("post_attention_norm.weight", width, 1, Required);
             add("post_ffw_norm.weight", width, 1, Required);
         }
-        if a.pre_norm && !a.parallel {
-            add(&format!("{}.weight", a.ffn_norm), width, 1, Required);
+        if a.pre_norm && !a.parallel && kind.ffn {
+            let end = if a.bare_ffn_norm { "" } else { ".weight" };
+            add(&format!("{}{end}", a.ffn_norm), width, 1, Required);
             add(&format!("{}.bias", a.ffn_norm), width, 1, Optional);
         }
     }
@@ -112,8 +124,9 @@ fn attention(config: &Config, add: &mut Add<'_>) {
     let projections: &[(&str, u32)] =
         if config.fused_qkv { &[("qkv", q + k + v)] } else { &[("q", q), ("k", k), ("v", v)] };
     for (name, n) in projections {
-        add(&format!("attn_{name}.weight"), config.width, *n, Required);
-        add(&format!("attn_{name}.bias"), *n, 1, Optional);
+        let gates = if config.architecture.gated_attention && *name == "q" { q } else { 0 };
+        add(&format!("attn_{name}.weight"), config.width, n + gates, Required);
+        add(&format!("attn_{name}.bias"), n + gates, 1, Optional);
     }
     match config.head_norm {
         HeadNorm::None => {}
@@ -149,6 +162,43 @@ fn latent(config: &Config, sizes: LatentConfig, add: &mut AddStack<'_>) {
     add("attn_k_b.weight", key - rot, rank, heads, Required);
     add("attn_v_b.weight", rank, value, heads, Required);
     add("attn_output.weight", heads * value, width, 1, Required);
+}
+
+fn recurrent(config: &Config, sizes: &RecurrentConfig, add: &mut Add<'_>) {
+    use Presence::{Optional, Required};
+    let (width, channels, inner, heads) =
+        (config.width, sizes.channels(config.width), sizes.inner(), sizes.heads);
+    match sizes.kind {
+        RecurrentKind::ShortConv => {
+            add("shortconv.in_proj.weight", width, 3 * width, Required);
+            add("shortconv.conv.weight", sizes.taps, width, Required);
+            add("shortconv.out_proj.weight", width, width, Required);
+            return;
+        }
+        RecurrentKind::GatedDelta => {
+            add("attn_qkv.weight", width, channels, Required);
+            add("attn_gate.weight", width, inner, Required);
+            let rates: &[(&str, u32)] =
+                if sizes.joint_rates { &[("ba", 2 * heads)] } else { &[("beta", heads), ("alpha", heads)] };
+            for (name, n) in rates {
+                add(&format!("ssm_{name}.weight"), width, *n, Required);
+            }
+            add("ssm_norm.weight", sizes.columns, 1, Required);
+            add("ssm_a", heads, 1, Required);
+        }
+        RecurrentKind::Mamba2 => {
+            add("ssm_in.weight", width, inner + channels + heads, Required);
+            add("ssm_conv1d.bias", channels, 1, Optional);
+            add("ssm_a", 1, heads, Required);
+            add("ssm_d", 1, heads, Required);
+            if sizes.normed {
+                add("ssm_norm.weight", inner / sizes.key_heads, sizes.key_heads, Required);
+            }
+        }
+    }
+    add("ssm_conv1d.weight", sizes.taps, channels, Required);
+    add("ssm_dt.bias", heads, 1, Required);
+    add("ssm_out.weight", inner, width, Required);
 }
 
 fn mixture(config: &Config, experts: &ExpertConfig, add: &mut AddStack<'_>) {
@@ -244,9 +294,21 @@ impl Finder<'_> {
         })
     }
 
+    /// A tensor that kernels read as floats.
+    fn plain(&self, name: &str) -> Result<Tensor> {
+        let tensor = self.required(name)?;
+        if tensor.format.name == "f32" {
+            return Ok(tensor);
+        }
+        let reasons = format!("it has type {}; allowed is F32", tensor.format.label);
+        Err(Error::NoKernel { op: tensor.name, reasons })
+    }
+
     fn norm(&self, name: &str) -> Result<Norm> {
+        let weight = format!("{name}.weight");
+        let bare = self.config.architecture.bare_ffn_norm && name == self.config.architecture.ffn_norm;
         Ok(Norm {
-            weight: self.required(&format!("{name}.weight"))?,
+            weight: self.plain(if bare { name } else { &weight })?,
             bias: self.optional(&format!("{name}.bias")),
             centred: self.config.architecture.layer_norm,
             eps: self.config.norm_eps,
@@ -278,6 +340,7 @@ impl Finder<'_> {
             head_norms: None,
             whole_norms: None,
             sinks: None,
+            gated: false,
             output: self.projection("attn_output")?,
         })
     }
@@ -299,8 +362,52 @@ impl Finder<'_> {
             head_norms: norms(self.config.norms_heads())?,
             whole_norms: norms(self.config.head_norm == HeadNorm::Whole)?,
             sinks: self.optional("attn_sinks.weight"),
+            gated: self.config.architecture.gated_attention,
             output: self.projection("attn_output")?,
         })
+    }
+
+    fn recurrent(&self, sizes: &RecurrentConfig) -> Result<Recurrent> {
+        let projection = |name: &str| self.projection(name);
+        if sizes.kind == RecurrentKind::ShortConv {
+            return Ok(Recurrent::Conv(Box::new(ShortConv {
+                input: projection("shortconv.in_proj")?,
+                conv: self.plain("shortconv.conv.weight")?,
+                output: projection("shortconv.out_proj")?,
+            })));
+        }
+        let (conv, decay) = (self.plain("ssm_conv1d.weight")?, self.plain("ssm_a")?);
+        let (shift, output) = (self.plain("ssm_dt.bias")?, projection("ssm_out")?);
+        if sizes.kind == RecurrentKind::Mamba2 {
+            return Ok(Recurrent::Mamba(Box::new(Mamba {
+                input: projection("ssm_in")?,
+                conv,
+                conv_bias: self.optional("ssm_conv1d.bias"),
+                decay,
+                shift,
+                skip: self.plain("ssm_d")?,
+                norm: sizes.normed.then(|| self.norm("ssm_norm")).transpose()?,
+                output,
+            })));
+        }
+        let rates = if sizes.joint_rates {
+            Rates::Joint(projection("ssm_ba")?)
+        } else {
+            Rates::Apart { alpha: projection("ssm_alpha")?, beta: projection("ssm_beta")? }
+        };
+        // Where one matrix has the rates of a key head together, its value heads are neighbours.
+        let share = if sizes.joint_rates { sizes.heads / sizes.key_heads } else { 0 };
+        Ok(Recurrent::Delta(Box::new(DeltaNet {
+            qkv: projection("attn_qkv")?,
+            gate: projection("attn_gate")?,
+            rates,
+            conv,
+            decay,
+            shift,
+            norm: self.norm("ssm_norm")?,
+            output,
+            share,
+        })))
     }
 
     fn stack(&self, name: &str) -> Result<Stack> {
@@ -348,13 +455,16 @@ impl Finder<'_> {
 
     fn layer(&self, layer: u32) -> Result<Layer> {
         let a = self.config.architecture;
+        let kind = self.config.kind(layer);
         let norm = |wanted: bool, name: &str| wanted.then(|| self.norm(name)).transpose();
+        let recurrent = self.config.recurrent.filter(|_| kind.recurrent);
         Ok(Layer {
-            attn_norm: norm(a.pre_norm, "attn_norm")?,
-            attention: self.attention()?,
+            attn_norm: norm(a.pre_norm && (kind.attention || kind.recurrent), "attn_norm")?,
+            attention: kind.attention.then(|| self.attention()).transpose()?,
+            recurrent: recurrent.map(|sizes| self.recurrent(&sizes)).transpose()?,
             attn_post_norm: norm(a.post_norm, "post_attention_norm")?,
-            ffn_norm: norm(a.pre_norm && !a.parallel, a.ffn_norm)?,
-            ffn: self.feed_forward(layer)?,
+            ffn_norm: norm(a.pre_norm && !a.parallel && kind.ffn, a.ffn_norm)?,
+            ffn: kind.ffn.then(|| self.feed_forward(layer)).transpose()?,
             ffn_post_norm: norm(a.post_norm, "post_ffw_norm")?,
         })
     }
@@ -371,13 +481,17 @@ impl Parts {
         let top = finder(String::new());
         let embedding = top.required("token_embd.weight")?;
         let output = top.optional("output.weight").unwrap_or_else(|| embedding.clone());
-        let output_norm = top.norm("output_norm")?;
+        let output_norm = top.norm(config.architecture.output_norm)?;
         Ok(Parts { embedding, layers, output_norm, output, output_bias: top.optional("output.bias") })
     }
 
     /// Bytes of the matrices that one decoded token reads (the embedding counts only as output matrix).
     pub fn bytes_per_token(&self) -> u64 {
-        let layers: u64 = self.layers.iter().map(|layer| layer.attention.bytes() + layer.ffn.bytes()).sum();
-        layers + self.output.view.len
+        let bytes = |layer: &Layer| {
+            layer.attention.as_ref().map_or(0, Attention::bytes)
+                + layer.recurrent.as_ref().map_or(0, Recurrent::bytes)
+                + layer.ffn.as_ref().map_or(0, FeedForward::bytes)
+        };
+        self.layers.iter().map(bytes).sum::<u64>() + self.output.view.len
     }
 }

@@ -5,6 +5,7 @@ mod decoder;
 mod experts;
 mod features;
 mod layers;
+mod recurrent;
 mod rope;
 mod table;
 
@@ -12,5 +13,6 @@ pub use config::{Config, LatentConfig, Window};
 pub use decoder::{Outputs, StepViews, TrimmedHead, record};
 pub use experts::ExpertConfig;
 pub use layers::{Layer, Parts, expected, required_tensors};
+pub use recurrent::{LayerKind, RecurrentConfig, RecurrentKind};
 pub use rope::{RopeScaling, query_scale, rope_factors, rope_table, table_bytes};
 pub use table::{ARCHITECTURES, Architecture, HeadNorm, Pairing, Scale};

@@ -1,5 +1,6 @@
 //! The table of architectures.
 
+use super::RecurrentKind;
 use crate::ops::{Activation, Gating};
 
 /// Which elements of a head RoPE rotates together.
@@ -66,8 +67,11 @@ pub struct Architecture {
     pub post_norm: bool,
     /// Attention and feed-forward block read the same norm.
     pub parallel: bool,
-    /// Tensor of the feed-forward block's norm.
+    /// Tensor of the feed-forward block's norm, whose name ends there where it is bare.
     pub ffn_norm: &'static str,
+    pub bare_ffn_norm: bool,
+    /// Tensor of the norm before the output matrix.
+    pub output_norm: &'static str,
     pub activation: Activation,
     /// The feed-forward block has a gate.
     pub gated: bool,
@@ -81,6 +85,10 @@ pub struct Architecture {
     pub latent: bool,
     /// Files without norms of heads exist.
     pub head_norm_optional: bool,
+    /// What recurrent layers are, where there are some.
+    pub recurrent: Option<RecurrentKind>,
+    /// The output of attention is multiplied by gates that come with the queries.
+    pub gated_attention: bool,
     /// Of a model with so many layers, queries are scaled by width / heads instead of the size of a head.
     pub wide_queries: Option<u32>,
 }
@@ -106,6 +114,8 @@ const PLAIN: Architecture = Architecture {
     post_norm: false,
     parallel: false,
     ffn_norm: "ffn_norm",
+    bare_ffn_norm: false,
+    output_norm: "output_norm",
     activation: Activation::Silu,
     gated: true,
     root_embedding: false,
@@ -113,10 +123,19 @@ const PLAIN: Architecture = Architecture {
     experts: None,
     latent: false,
     head_norm_optional: false,
+    recurrent: None,
+    gated_attention: false,
     wide_queries: None,
 };
 const HALVES: Architecture = Architecture { pairing: Pairing::Halves, ..PLAIN };
 const GEMMA: Architecture = Architecture { activation: Activation::Gelu, root_embedding: true, ..HALVES };
+const QWEN35: Architecture = Architecture {
+    head_norm: HeadNorm::Before,
+    ffn_norm: "post_attention_norm",
+    recurrent: Some(RecurrentKind::GatedDelta),
+    gated_attention: true,
+    ..HALVES
+};
 const COHERE: Architecture = Architecture { layer_norm: true, parallel: true, ..PLAIN };
 
 /// Softmax over all experts, weights divided by their sum or not.
@@ -157,6 +176,27 @@ pub static ARCHITECTURES: &[Architecture] = &[
         global_every: 2,
         activation: Activation::ClampedSwiglu,
         experts: Some((Gating::SoftmaxOfChosen, true)),
+        ..HALVES
+    },
+    Architecture { name: "qwen3next", experts: NORMALISED, ..QWEN35 },
+    Architecture { name: "qwen35", ..QWEN35 },
+    Architecture { name: "qwen35moe", experts: NORMALISED, ..QWEN35 },
+    Architecture {
+        name: "lfm2",
+        head_norm: HeadNorm::Before,
+        output_norm: "token_embd_norm",
+        recurrent: Some(RecurrentKind::ShortConv),
+        ..HALVES
+    },
+    Architecture { name: "mamba2", recurrent: Some(RecurrentKind::Mamba2), ..PLAIN },
+    Architecture { name: "falcon-h1", bare_ffn_norm: true, recurrent: Some(RecurrentKind::Mamba2), ..HALVES },
+    Architecture {
+        name: "nemotron_h",
+        no_rope_every: 1,
+        ffn_norm: "attn_norm",
+        activation: Activation::Relu2,
+        gated: false,
+        recurrent: Some(RecurrentKind::Mamba2),
         ..HALVES
     },
     Architecture { name: "smollm3", no_rope_every: 4, ..PLAIN },

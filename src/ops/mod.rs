@@ -3,6 +3,7 @@
 mod attention;
 mod experts;
 mod linear;
+mod recurrent;
 mod rows;
 mod sample;
 mod verify;
@@ -10,7 +11,11 @@ mod verify;
 pub use attention::{AttentionShape, AttentionTile, HeadNorms, HeadsArgs, attention, attention_tiles, heads};
 pub use experts::{Gating, Router, Routing, SharedExpert, experts_sum, route, route_heads};
 pub use linear::{LinearArgs, Stack, linear, linear_experts, linear_heads, takes_int8};
-pub use rows::{Activation, Norm, embed, forms_of_rows, gather, glu, join, norm, norm_add, soft_cap, spread};
+pub use recurrent::{ConvArgs, RecurrenceArgs, Rule, conv, recurrence};
+pub use rows::{
+    Activation, Norm, embed, forms_of_rows, gate_by, gather, glu, join, norm, norm_add, norm_groups, soft_cap,
+    spread,
+};
 pub use sample::{Choice, Draw, HISTORY_RING, MOST_BIASES, Purpose, SampleViews, note_history, sample};
 pub use verify::{AcceptViews, Gate, RECORD, accept, gate, verify_rows};
 
@@ -78,6 +83,8 @@ pub struct Recorder<'a> {
     pub rows: u32,
     pub path: Path,
     pub activations: Activations,
+    /// The step leaves committed states as they are: what it adds is for the steps right after it.
+    pub provisional: bool,
     prefix: String,
     unused: Option<View>,
 }
@@ -85,7 +92,8 @@ pub struct Recorder<'a> {
 impl<'a> Recorder<'a> {
     pub fn new(name: String, caps: &'a Caps, rows: u32, path: Path, activations: Activations) -> Self {
         let recording = Recording::new(name);
-        Recorder { recording, caps, rows, path, activations, prefix: String::new(), unused: None }
+        let (prefix, provisional) = (String::new(), false);
+        Recorder { recording, caps, rows, path, activations, provisional, prefix, unused: None }
     }
 
     /// Sets what labels begin with, for example `blk.3`.

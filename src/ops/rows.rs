@@ -62,7 +62,25 @@ pub fn norm(
     forms: Forms,
 ) -> Result<Rows> {
     let out = r.forms(label, count, w.weight.k, forms);
-    norm_into(r, label, (x, stride), count, w, None, &out, forms)?;
+    norm_into(r, label, (x, stride), count, w, Aside::None, &out, forms)?;
+    Ok(out)
+}
+
+/// The norms of `count` groups of each row of `x`, [rows, count · k], by weights that groups have together or one each, times
+/// silu(`gate`) where there is one. Rows of the result are whole.
+pub fn norm_groups(
+    r: &mut Recorder<'_>,
+    label: &str,
+    x: &View,
+    count: u32,
+    w: &Norm,
+    gate: Option<&View>,
+    forms: Forms,
+) -> Result<Rows> {
+    let mut out = r.forms(label, r.rows, count * w.weight.k, forms);
+    let aside = gate.map_or(Aside::None, Aside::Gate);
+    norm_into(r, label, (x, w.weight.k), r.rows * count, w, aside, &out, forms)?;
+    out.width = count * w.weight.k;
     Ok(out)
 }
 
@@ -70,7 +88,15 @@ pub fn norm(
 pub fn norm_add(r: &mut Recorder<'_>, label: &str, y: &View, w: &Norm, x: &View) -> Result<()> {
     let out = Rows { width: w.weight.k, float: Some(x.clone()), int8: None };
     let forms = Forms { float: true, int8: false };
-    norm_into(r, label, (y, w.weight.k), r.rows, w, Some(x), &out, forms)
+    norm_into(r, label, (y, w.weight.k), r.rows, w, Aside::Residual(x), &out, forms)
+}
+
+/// What a norm is combined with.
+#[derive(Clone, Copy)]
+enum Aside<'a> {
+    None,
+    Residual(&'a View),
+    Gate(&'a View),
 }
 
 fn norm_into(
@@ -79,17 +105,29 @@ fn norm_into(
     (x, x_stride): (&View, u32),
     count: u32,
     w: &Norm,
-    residual: Option<&View>,
+    aside: Aside<'_>,
     out: &Rows,
     forms: Forms,
 ) -> Result<()> {
+    let (residual, kind) = match aside {
+        Aside::None => (x, 0),
+        Aside::Residual(view) => (view, 1),
+        Aside::Gate(view) => (view, 2),
+    };
     let (y, y_q8) = r.form_views(out);
-    let push = ops::norm::Push { k: w.weight.k, rows: count, x_stride, eps: w.eps, ..Default::default() };
+    let push = ops::norm::Push {
+        k: w.weight.k,
+        rows: count,
+        x_stride,
+        weights: w.weight.n,
+        eps: w.eps,
+        ..Default::default()
+    };
     let args = ops::norm::Args {
         x: x.clone(),
         weight: w.weight.view.clone(),
         bias: w.bias.as_ref().unwrap_or(&w.weight).view.clone(),
-        residual: residual.unwrap_or(x).clone(),
+        residual: residual.clone(),
         y,
         y_q8,
     };
@@ -100,7 +138,7 @@ fn norm_into(
         ("OUT", forms.code()),
         ("CENTRE", u32::from(w.centred)),
         ("BIAS", u32::from(w.bias.is_some())),
-        ("RESIDUAL", u32::from(residual.is_some())),
+        ("RESIDUAL", kind),
     ];
     r.simple(
         label,
@@ -149,6 +187,10 @@ pub enum Activation {
     ClampedSwiglu,
     /// The square of what is positive.
     Relu2,
+    /// The logistic function.
+    Logistic,
+    /// None: a product.
+    Linear,
 }
 
 /// `act(gate) · up`, or `act(gate)` alone: [count, k]. Rows of gate and up begin `stride` elements apart.
@@ -159,11 +201,24 @@ pub fn glu(
     activation: Activation,
     forms: Forms,
 ) -> Result<Rows> {
-    let out = r.forms("ffn_act", count, k, forms);
+    gate_by(r, "ffn_act", (gate, stride), up.map(|up| (up, stride)), (count, k), activation, forms)
+}
+
+/// As [`glu`], of each of gate and up the elements from one row to the next.
+pub fn gate_by(
+    r: &mut Recorder<'_>,
+    label: &str,
+    (gate, gate_stride): (&View, u32),
+    up: Option<(&View, u32)>,
+    (count, k): (u32, u32),
+    activation: Activation,
+    forms: Forms,
+) -> Result<Rows> {
+    let out = r.forms(label, count, k, forms);
     let (y, y_q8) = r.form_views(&out);
-    let push =
-        ops::glu::Push { k, rows: count, gate_stride: stride, up_stride: stride, ..Default::default() };
-    let args = ops::glu::Args { gate: gate.clone(), up: up.unwrap_or(gate).clone(), y, y_q8 };
+    let (factor, up_stride) = up.unwrap_or((gate, gate_stride));
+    let push = ops::glu::Push { k, rows: count, gate_stride, up_stride, ..Default::default() };
+    let args = ops::glu::Args { gate: gate.clone(), up: factor.clone(), y, y_q8 };
     let groups = r.groups_of_blocks(count * k.div_ceil(32));
     let lanes = r.caps.subgroup;
     let specs = [
@@ -174,7 +229,7 @@ pub fn glu(
         ("GATED", u32::from(up.is_some())),
     ];
     r.simple(
-        "ffn_act",
+        label,
         Simple {
             candidates: ops::glu::CANDIDATES,
             axes: &[],

@@ -15,6 +15,7 @@ mod linear;
 mod lookup;
 mod probes;
 mod random;
+mod recurrent;
 mod rows;
 mod sampling;
 mod truncation;
@@ -153,6 +154,7 @@ pub fn cases(caps: &Caps) -> Vec<Case> {
     rows::list(&mut list);
     heads::list(&mut list);
     experts::list(&mut list);
+    recurrent::list(&mut list);
     attention::list(&mut list);
     kv::list(&mut list);
     linear::list(&mut list);

@@ -81,6 +81,8 @@ pub fn list(list: &mut List<'_>) {
             (128, 2, 0, 1, 0),
             (512, 2, 0, 0, 1),
             (7, 1, 1, 1, 1),
+            (64, 6, 0, 0, 2),
+            (33, 1, 0, 0, 2),
         ] {
             let property = format!("bound k {k} rows {rows} centre {centre} bias {bias} residual {residual}");
             list.add(&[candidate.kernel], property, move |bench| {
@@ -114,6 +116,8 @@ pub fn list(list: &mut List<'_>) {
             (2, 96, 3),
             (2, 33, 2),
             (3, 64, 3),
+            (4, 96, 3),
+            (5, 33, 2),
         ] {
             let property = format!("bound activation {activation} k {k} rows {rows}");
             list.add(&[candidate.kernel], property, move |bench| {
@@ -310,11 +314,14 @@ fn norm_kinds(
 ) -> Check {
     let mut rng = bench.rng(&format!("norm kinds {k} {centre} {bias} {residual}"));
     let (x, old) = (rng.normals(rows * (k + 3)), rng.normals(rows * k));
-    let (weight, offset) = (rng.normals(k), rng.normals(k));
+    // Rows that are gated use three rows of weights in turn.
+    let weights = if residual == 2 { 3 } else { 1 };
+    let (weight, offset) = (rng.normals(weights * k), rng.normals(k));
     let push = norm::Push {
         k: k as u32,
         rows: rows as u32,
         x_stride: k as u32 + 3,
+        weights: weights as u32,
         eps: 1e-5,
         ..Default::default()
     };
@@ -339,9 +346,12 @@ fn norm_kinds(
     let largest = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
     let bound: Vec<f64> = (0..rows * k)
         .map(|i| {
-            let size = 4.0 * f64::from(largest * weight[i % k].abs())
-                + f64::from(offset[i % k].abs() + old[i].abs());
-            size * (8.0 + (k as f64).sqrt()) * EPS
+            let gate = f64::from(old[i].abs());
+            let normed = 4.0 * f64::from(largest * weight[i / k % weights * k + i % k].abs());
+            if residual == 2 {
+                return normed * gate * (16.0 + 4.0 * gate + (k as f64).sqrt()) * EPS;
+            }
+            (normed + f64::from(offset[i % k].abs()) + gate) * (8.0 + (k as f64).sqrt()) * EPS
         })
         .collect();
     within(&"norm", &got.floats("y"), &want, &bound)

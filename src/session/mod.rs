@@ -6,6 +6,8 @@ mod snapshot;
 mod speculation;
 #[cfg(feature = "stream")]
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
@@ -186,7 +188,7 @@ impl Session {
             speculation.rewound(tokens);
         }
         self.computed = self.computed.min(tokens);
-        if !self.model.engine().keeps(self.computed as u32, self.reached as u32) {
+        if !self.model.engine().keeps(self.slot, self.computed as u32, self.reached as u32) {
             self.computed = 0;
         }
         if self.computed == 0 {
@@ -411,8 +413,9 @@ impl Session {
         self.tokens.extend_from_slice(tokens);
         let done = compute(self);
         if done.is_err() {
-            self.rewind(before);
+            // What the failed step did to states is not known, so the conversation goes on from what they are sure to hold.
             self.computed = self.computed.min(computed);
+            self.rewind(before);
         }
         done
     }

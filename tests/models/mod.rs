@@ -5,6 +5,7 @@ mod drawing;
 mod families;
 mod faults;
 mod golden;
+mod hybrids;
 mod kv;
 mod library;
 mod loading;

@@ -125,7 +125,13 @@ fn session(target: &Model, draft: Option<&Model>, sampler: SamplerOptions, optio
 }
 
 /// Every drafter and every k with texts by every sampler, in an order that the seed decides.
-fn matrix(device: &Device, target: &Model, drafts: &[(&str, &Model)], prompts: &[Vec<u32>], new: usize) {
+pub(super) fn matrix(
+    device: &Device,
+    target: &Model,
+    drafts: &[(&str, &Model)],
+    prompts: &[Vec<u32>],
+    new: usize,
+) {
     let mut drafters: Vec<(String, Option<&Model>)> = METHODS[1..]
         .iter()
         .map(|row| {
@@ -182,7 +188,7 @@ fn matrix(device: &Device, target: &Model, drafts: &[(&str, &Model)], prompts: &
 }
 
 /// The trained pair, its shuffled draft, and prompts of its own language.
-fn pair(device: &Device) -> Option<(Model, Model, Model, Vec<Vec<u32>>)> {
+pub(super) fn pair(device: &Device) -> Option<(Model, Model, Model, Vec<Vec<u32>>)> {
     let [target, draft, text] =
         ["models/tiny-target.q8_0.gguf", "models/tiny-draft.q8_0.gguf", "text/tinystories-valid-30k.txt"]
             .map(beside);

@@ -23,6 +23,8 @@ pub fn glu(call: &Call<'_>) {
                     1 => g * logistic(2.0 * inner) * u,
                     2 => g.min(7.0) * logistic(1.702 * g.min(7.0)) * (u.clamp(-7.0, 7.0) + 1.0),
                     3 => g.max(0.0).powi(2) * u,
+                    4 => logistic(g) * u,
+                    5 => g * u,
                     _ => g * logistic(g) * u,
                 };
                 y as f32
