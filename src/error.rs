@@ -39,6 +39,10 @@ pub enum Error {
     Draft { reason: String },
     #[error("{path}: {reason}")]
     Snapshot { path: PathBuf, reason: String },
+    #[error(
+        "the device was lost {losses} times without a new token in between, the last time: {last}; it is not opened again"
+    )]
+    DeviceUnusable { losses: u32, last: vkllm_runtime::Error },
     /// Somebody stopped the work; what it was for stands as before.
     #[error("the work was cancelled")]
     Cancelled,

@@ -23,7 +23,7 @@ use crate::simulate::Simulated;
 use crate::slice::{Pace, budget, halved};
 use crate::submit::{Calls, Timeline};
 use crate::trace::Times;
-use crate::vulkan::{Context, Message, Validation, lock};
+use crate::vulkan::{Borrowed, Context, Message, Validation, lock};
 
 /// Which device to open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,6 +131,16 @@ pub(crate) struct Gpu {
 }
 
 impl Gpu {
+    fn new(context: Context, options: &DeviceOptions) -> Result<Self, Error> {
+        let context = Arc::new(context);
+        let pipelines = Pipelines::new(&context, options.cache_dir.as_deref(), &options.cache_key)?;
+        let timeline = Arc::new(Timeline::new(&context)?);
+        let fence = Fence::new(&context)?;
+        let (substitutes, held, options) = (Mutex::default(), Mutex::default(), options.clone());
+        let (pace, slices) = (Pace::new(context.caps.kind, budget(options.slice)), Mutex::default());
+        Ok(Gpu { timeline, fence, pace, slices, pipelines, substitutes, held, options, context })
+    }
+
     /// The kernel whose code runs for a command.
     pub(crate) fn kernel(&self, kernel: &'static Kernel, label: &str) -> &'static Kernel {
         let fits = |other: &&Substitute| {
@@ -207,16 +217,40 @@ impl Device {
             options.restrict(&mut caps);
             Backend::Reference(Box::new(caps))
         } else {
-            let context = Arc::new(Context::open(options, false)?);
-            let pipelines = Pipelines::new(&context, options.cache_dir.as_deref(), &options.cache_key)?;
-            let timeline = Arc::new(Timeline::new(&context)?);
-            let fence = Fence::new(&context)?;
-            let (substitutes, held, options) = (Mutex::default(), Mutex::default(), options.clone());
-            let (pace, slices) = (Pace::new(context.caps.kind, budget(options.slice)), Mutex::default());
-            let gpu = Gpu { timeline, fence, pace, slices, pipelines, substitutes, held, options, context };
-            Backend::Vulkan(Arc::new(gpu))
+            Backend::Vulkan(Arc::new(Gpu::new(Context::open(options, false)?, options)?))
         };
         Ok(Device { backend: Arc::new(backend) })
+    }
+
+    /// Uses a device that another part of the program opened and goes on using. Selector, validation and faults of the
+    /// options mean nothing here; features that it was created without stand in [`DeviceOptions::minus`].
+    ///
+    /// # Safety
+    /// All handles are valid, belong together and outlive everything made on the device that is returned. Instance and
+    /// device are of Vulkan 1.3 or later; timelineSemaphore, synchronization2, maintenance4 and all features of
+    /// [`Device::lendable`] but those in `minus` were enabled. Whoever uses the queue or waits for it holds the lock.
+    ///
+    /// Errors: [`Error::OutOfMemory`], the driver's.
+    pub unsafe fn borrow(borrowed: Borrowed, options: &DeviceOptions) -> Result<Self, Error> {
+        // SAFETY: the caller's promise.
+        let context = unsafe { Context::borrow(borrowed, options)? };
+        Ok(Device { backend: Arc::new(Backend::Vulkan(Arc::new(Gpu::new(context, options)?))) })
+    }
+
+    /// Helps to create a device that can be borrowed: calls `create` with a family of queues that compute, the features to
+    /// enable (to be chained to the `VkDeviceCreateInfo`) and the extensions.
+    ///
+    /// # Safety
+    /// `physical` belongs to `instance`; both are of Vulkan 1.3 or later.
+    ///
+    /// Errors: [`Error::NoDevice`] without such a family.
+    pub unsafe fn lendable<T>(
+        instance: &ash::Instance,
+        physical: ash::vk::PhysicalDevice,
+        create: impl FnOnce(u32, &mut ash::vk::PhysicalDeviceFeatures2<'_>, &[&std::ffi::CStr]) -> T,
+    ) -> Result<T, Error> {
+        // SAFETY: the caller's promise.
+        unsafe { physical::lendable(instance, physical, create) }
     }
 
     /// Why the device can do no more, after it was lost or a submission was given up.
@@ -241,11 +275,16 @@ impl Device {
     /// Opens the same device again after it was lost. What recordings made on the lost one kept alive is let go; they can
     /// never be submitted again. A device that is well is returned as it is.
     ///
-    /// Errors: as [`Device::open`]; [`Error::Timeout`] when submissions that were given up may still run.
+    /// Errors: as [`Device::open`]; [`Error::Timeout`] when submissions that were given up may still run; [`Error::Lent`] when
+    /// the device was borrowed: its owner opens it again.
     pub fn reopen(&self) -> Result<Self, Error> {
         let Backend::Vulkan(gpu) = &*self.backend else { return Ok(self.clone()) };
         match gpu.context.check() {
             Ok(()) => Ok(self.clone()),
+            Err(Error::Lost { .. }) if gpu.context.is_borrowed() => {
+                gpu.release();
+                Err(Error::Lent { device: gpu.context.caps.name.clone() })
+            }
             Err(Error::Lost { .. }) => {
                 gpu.release();
                 let selector = Selector::Same(gpu.context.caps.uuid);

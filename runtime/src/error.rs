@@ -41,6 +41,10 @@ pub enum Error {
     },
     #[error("{doing} made no progress for {seconds} s; the submission was given up{}", said(place))]
     Timeout { doing: String, seconds: u64, place: Option<Box<Place>> },
+    #[error(
+        "{device} was lost and belongs to the program that lent it, which must open it again and hand over the new one"
+    )]
+    Lent { device: String },
     #[error("{label}: {reason}")]
     Recording { label: String, reason: String },
 }

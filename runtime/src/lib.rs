@@ -19,6 +19,7 @@ mod caps;
 mod choose;
 #[allow(unsafe_code)]
 mod commands;
+#[allow(unsafe_code)]
 mod device;
 #[allow(unsafe_code)]
 mod encode;
@@ -52,6 +53,8 @@ mod transfer;
 mod vulkan;
 
 pub use arena::Arena;
+/// Handles of [`Borrowed`] devices are this crate's.
+pub use ash;
 pub use buffer::{Buffer, Memory, Usage, View};
 pub use call::{Call, READ, WRITTEN, Words};
 pub use caps::{Caps, DeviceKind, HeapInfo, MemoryType, Need};
@@ -70,7 +73,7 @@ pub use submit::{Calls, Ticket};
 pub use trace::{LabelTime, Times};
 pub use trail::Place;
 pub use transfer::Uploader;
-pub use vulkan::{Message, Validation};
+pub use vulkan::{Borrowed, Message, QueueLock, Validation};
 
 /// Result of the runtime.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

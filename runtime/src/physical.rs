@@ -58,16 +58,34 @@ pub(crate) fn candidates(instance: &ash::Instance) -> Result<Vec<Candidate>, Err
             if version < vk::API_VERSION_1_3 {
                 continue;
             }
-            let bits = families[family as usize].timestamp_valid_bits;
-            let offered = instance
-                .enumerate_device_extension_properties(physical)
-                .map_err(failed("vkEnumerateDeviceExtensionProperties"))?;
-            let has = |name: &&CStr| offered.iter().any(|e| e.extension_name_as_c_str() == Ok(*name));
-            let extensions: Vec<_> = WANTED.into_iter().filter(has).collect();
-            let caps = query_caps(instance, physical, bits, &extensions);
-            found.push(Candidate { physical, family, caps, extensions });
+            found.push(candidate(instance, physical, family, &|_| true)?);
         }
         Ok(found)
+    }
+}
+
+/// What a physical device offers on a family of queues, of its extensions those that `enabled` accepts.
+///
+/// # Safety
+/// `physical` belongs to `instance`, offers Vulkan 1.3 and has the family.
+pub(crate) unsafe fn candidate(
+    instance: &ash::Instance,
+    physical: vk::PhysicalDevice,
+    family: u32,
+    enabled: &dyn Fn(&CStr) -> bool,
+) -> Result<Candidate, Error> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let families = instance.get_physical_device_queue_family_properties(physical);
+        let bits = families.get(family as usize).map_or(0, |family| family.timestamp_valid_bits);
+        let offered = instance
+            .enumerate_device_extension_properties(physical)
+            .map_err(failed("vkEnumerateDeviceExtensionProperties"))?;
+        let has =
+            |name: &&CStr| enabled(name) && offered.iter().any(|e| e.extension_name_as_c_str() == Ok(*name));
+        let extensions: Vec<_> = WANTED.into_iter().filter(has).collect();
+        let caps = query_caps(instance, physical, bits, &extensions);
+        Ok(Candidate { physical, family, caps, extensions })
     }
 }
 
@@ -263,15 +281,31 @@ pub(crate) fn create_device(
     caps: &Caps,
     extensions: &[&CStr],
 ) -> Result<ash::Device, Error> {
-    let on = |need| caps.has(need);
     let priorities = [1.0];
     let queues =
         [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
+    let names: Vec<_> = extensions.iter().map(|name| name.as_ptr()).collect();
+    with_features(caps, extensions, |features| {
+        let info = vk::DeviceCreateInfo::default()
+            .queue_create_infos(&queues)
+            .enabled_extension_names(&names)
+            .push_next(features);
+        // SAFETY: every feature asked for was reported, and the chain lives until the call returns.
+        unsafe { instance.create_device(physical, &info, None) }.map_err(failed("vkCreateDevice"))
+    })
+}
+
+/// Calls `create` with the features that a device of these caps is to be created with.
+fn with_features<T>(
+    caps: &Caps,
+    extensions: &[&CStr],
+    create: impl FnOnce(&mut vk::PhysicalDeviceFeatures2<'_>) -> T,
+) -> T {
+    let on = |need| caps.has(need);
     let mut f11 =
         vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(on(Need::Storage16));
     let mut f12 = vk::PhysicalDeviceVulkan12Features::default()
         .timeline_semaphore(true)
-        .host_query_reset(true)
         .shader_float16(on(Need::Float16))
         .shader_int8(on(Need::Int8))
         .storage_buffer8_bit_access(on(Need::Storage8))
@@ -290,16 +324,30 @@ pub(crate) fn create_device(
         .push_next(&mut f11)
         .push_next(&mut f12)
         .push_next(&mut f13);
-    let names: Vec<_> = extensions.iter().map(|name| name.as_ptr()).collect();
     let mut executables =
         vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
     if extensions.contains(&ash::khr::pipeline_executable_properties::NAME) {
         features = features.push_next(&mut executables);
     }
-    let info = vk::DeviceCreateInfo::default()
-        .queue_create_infos(&queues)
-        .enabled_extension_names(&names)
-        .push_next(&mut features);
-    // SAFETY: every feature asked for was reported, and the chain lives until the call returns.
-    unsafe { instance.create_device(physical, &info, None) }.map_err(failed("vkCreateDevice"))
+    create(&mut features)
+}
+
+/// See [`crate::Device::lendable`].
+///
+/// # Safety
+/// `physical` belongs to `instance` and offers Vulkan 1.3.
+pub(crate) unsafe fn lendable<T>(
+    instance: &ash::Instance,
+    physical: vk::PhysicalDevice,
+    create: impl FnOnce(u32, &mut vk::PhysicalDeviceFeatures2<'_>, &[&CStr]) -> T,
+) -> Result<T, Error> {
+    // SAFETY: the caller's promise.
+    let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };
+    let family = compute_family(&families)
+        .ok_or_else(|| Error::NoDevice { reason: "it has no queue that computes".into() })?;
+    // Reading compiled pipelines is for those who inspect them.
+    let enabled = |name: &CStr| name != ash::khr::pipeline_executable_properties::NAME;
+    // SAFETY: the caller's promise.
+    let Candidate { caps, extensions, .. } = unsafe { candidate(instance, physical, family, &enabled)? };
+    Ok(with_features(&caps, &extensions, |features| create(family, features, &extensions)))
 }

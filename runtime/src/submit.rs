@@ -76,9 +76,13 @@ impl Timeline {
             info = info.wait_semaphore_infos(&wait);
         }
         self.context.guard(|| {
-            let queue = lock(&self.context.queue);
-            // SAFETY: the command buffers are complete and not pending (their owner waited), the queue is locked.
-            unsafe { self.context.device.queue_submit2(*queue, &[info], vk::Fence::null()) }
+            let submit = |queue| {
+                // SAFETY: the command buffers are complete and not pending (their owner waited), the queue is locked.
+                unsafe { self.context.device.queue_submit2(queue, &[info], vk::Fence::null()) }
+            };
+            self.context
+                .with_queue(submit)
+                .unwrap_or(Err(vk::Result::ERROR_UNKNOWN))
                 .map_err(|result| self.trail.explain(failed("vkQueueSubmit2")(result)))
         })?;
         *last += 1;

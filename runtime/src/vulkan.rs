@@ -1,6 +1,7 @@
 //! The Vulkan context: loader, instance, one device with one compute queue, and the messages of validation layers.
 
 use std::ffi::{CStr, c_void};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -12,7 +13,7 @@ use crate::device::DeviceOptions;
 use crate::error::Error;
 use crate::fault::{self, Faults};
 use crate::memory::counters;
-use crate::physical::{Candidate, candidates, create_device, pick};
+use crate::physical::{Candidate, candidate, candidates, create_device, pick};
 
 /// Which validation layer checks run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +46,7 @@ const LAYER: &CStr = c"VK_LAYER_KHRONOS_validation";
 pub(crate) struct Context {
     pub(crate) caps: Caps,
     pub(crate) device: ash::Device,
-    pub(crate) queue: Mutex<vk::Queue>,
+    queue: Mutex<vk::Queue>,
     pub(crate) family: u32,
     pub(crate) allocator: Mutex<Option<Allocator>>,
     /// Bytes that the host read from buffers.
@@ -66,12 +67,51 @@ pub(crate) struct Context {
     physical: vk::PhysicalDevice,
     /// The driver tells how much of each heap is free.
     tells_budget: bool,
-    messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     instance: ash::Instance,
-    // The callback holds a pointer into it: dropped after the instance.
-    _log_pointer: Box<Log>,
-    // Keeps the loader's library open.
-    _entry: ash::Entry,
+    owner: Owner,
+}
+
+/// What a context is made on.
+struct Handles {
+    instance: ash::Instance,
+    physical: vk::PhysicalDevice,
+    family: u32,
+    queue: vk::Queue,
+    device: ash::Device,
+}
+
+/// Who destroys device and instance.
+enum Owner {
+    /// The context.
+    Own {
+        messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
+        // The callback holds a pointer into it: dropped after the instance.
+        _log_pointer: Box<Log>,
+        // Keeps the loader's library open.
+        _entry: ash::Entry,
+    },
+    /// Whoever lent them, with the lock of the queue.
+    Lender(AssertUnwindSafe<Arc<dyn QueueLock>>),
+}
+
+/// The lock under which everybody who shares a queue uses it.
+pub trait QueueLock: Send + Sync {
+    /// Calls `work` while nobody else uses the queue.
+    fn locked(&self, work: &mut dyn FnMut());
+}
+
+/// A device that another part of the program opened and goes on using. It lends device and queue; both outlive everything
+/// that is made on them. See [`crate::Device::borrow`].
+pub struct Borrowed {
+    pub instance: ash::Instance,
+    pub physical: vk::PhysicalDevice,
+    pub device: ash::Device,
+    /// Family of the queue, which can compute.
+    pub family: u32,
+    pub queue: vk::Queue,
+    pub lock: Arc<dyn QueueLock>,
+    /// Extensions that the device was created with.
+    pub extensions: Vec<std::ffi::CString>,
 }
 
 impl Drop for Context {
@@ -81,6 +121,11 @@ impl Drop for Context {
         }
         // SAFETY: nothing else holds objects of this device any more; the order is the reverse of creation.
         unsafe {
+            let Owner::Own { messenger, .. } = &mut self.owner else {
+                // The timeline has waited for everything that was submitted from here.
+                lock(&self.allocator).take();
+                return;
+            };
             if self.lost.get().is_none() {
                 let _ = self.device.device_wait_idle();
             }
@@ -89,7 +134,7 @@ impl Drop for Context {
             if self.faulty {
                 fault::uninstall();
             }
-            if let Some((ext, messenger)) = self.messenger.take() {
+            if let Some((ext, messenger)) = messenger.take() {
                 ext.destroy_debug_utils_messenger(messenger, None);
             }
             self.instance.destroy_instance(None);
@@ -274,8 +319,7 @@ impl Context {
         }
         match create_device(&opened.instance, physical, family, &caps, &extensions) {
             Ok(device) => {
-                let faults = options.faults.as_ref();
-                Context::assemble(opened, physical, family, caps, device, &extensions, faults)
+                Context::own(opened, (physical, family), caps, device, &extensions, options.faults.as_ref())
             }
             Err(error) => {
                 opened.destroy();
@@ -284,10 +328,31 @@ impl Context {
         }
     }
 
-    fn assemble(
+    /// # Safety
+    /// As [`crate::Device::borrow`].
+    pub(crate) unsafe fn borrow(borrowed: Borrowed, options: &DeviceOptions) -> Result<Context, Error> {
+        let Borrowed { instance, physical, device, family, queue, lock, extensions } = borrowed;
+        let enabled = |name: &CStr| extensions.iter().any(|extension| extension.as_c_str() == name);
+        // SAFETY: the caller's promise.
+        let Candidate { mut caps, extensions, .. } =
+            unsafe { candidate(&instance, physical, family, &enabled)? };
+        options.restrict(&mut caps);
+        let handles = Handles { instance, physical, family, queue, device };
+        let (debug, log, faulty) = (None, Log::default(), false);
+        Context::assemble(
+            handles,
+            caps,
+            &extensions,
+            debug,
+            log,
+            faulty,
+            Owner::Lender(AssertUnwindSafe(lock)),
+        )
+    }
+
+    fn own(
         opened: Opened,
-        physical: vk::PhysicalDevice,
-        family: u32,
+        place: (vk::PhysicalDevice, u32),
         caps: Caps,
         device: ash::Device,
         extensions: &[&CStr],
@@ -304,11 +369,28 @@ impl Context {
             }
         };
         // SAFETY: the device was created with one queue of this family.
-        let queue = unsafe { device.get_device_queue(family, 0) };
+        let queue = unsafe { device.get_device_queue(place.1, 0) };
         let debug = opened.messenger.as_ref();
         let debug = debug.map(|_| ash::ext::debug_utils::Device::new(&opened.instance, &device));
+        let Opened { entry, instance, messenger, log } = opened;
+        let (told, faulty) = (Log::clone(&log), faults.is_some());
+        let owner = Owner::Own { messenger, _log_pointer: log, _entry: entry };
+        let handles = Handles { instance, physical: place.0, family: place.1, queue, device };
+        Context::assemble(handles, caps, extensions, debug, told, faulty, owner)
+    }
+
+    fn assemble(
+        handles: Handles,
+        caps: Caps,
+        extensions: &[&CStr],
+        debug: Option<ash::ext::debug_utils::Device>,
+        log: Log,
+        faulty: bool,
+        owner: Owner,
+    ) -> Result<Context, Error> {
+        let Handles { instance, physical, family, queue, device } = handles;
         let allocator = Allocator::new(&AllocatorCreateDesc {
-            instance: opened.instance.clone(),
+            instance: instance.clone(),
             device: device.clone(),
             physical_device: physical,
             debug_settings: gpu_allocator::AllocatorDebugSettings::default(),
@@ -322,12 +404,11 @@ impl Context {
                 Some(Error::OutOfMemory { what: "the allocator".into(), wanted: 0, detail: e.to_string() }),
             ),
         };
-        let host_memory = caps
-            .import_alignment
-            .map(|_| ash::ext::external_memory_host::Device::new(&opened.instance, &device));
+        let host_memory =
+            caps.import_alignment.map(|_| ash::ext::external_memory_host::Device::new(&instance, &device));
         let executables = extensions
             .contains(&EXECUTABLES)
-            .then(|| ash::khr::pipeline_executable_properties::Device::new(&opened.instance, &device));
+            .then(|| ash::khr::pipeline_executable_properties::Device::new(&instance, &device));
         let context = Context {
             executables,
             taken: counters(caps.heaps.len()),
@@ -342,12 +423,10 @@ impl Context {
             read: AtomicU64::new(0),
             debug,
             lost: OnceLock::new(),
-            faulty: faults.is_some(),
-            log: Log::clone(&opened.log),
-            messenger: opened.messenger,
-            instance: opened.instance,
-            _log_pointer: opened.log,
-            _entry: opened.entry,
+            faulty,
+            log,
+            instance,
+            owner,
         };
         match error {
             None => Ok(context),
@@ -378,6 +457,20 @@ impl Context {
             self.give_up(error.clone());
         }
         result
+    }
+
+    /// Whether somebody else opened the device.
+    pub(crate) fn is_borrowed(&self) -> bool {
+        matches!(self.owner, Owner::Lender(_))
+    }
+
+    /// Uses the queue while nobody else does.
+    pub(crate) fn with_queue<T>(&self, work: impl FnOnce(vk::Queue) -> T) -> Option<T> {
+        let queue = lock(&self.queue);
+        let Owner::Lender(lender) = &self.owner else { return Some(work(*queue)) };
+        let (mut work, mut done) = (Some(work), None);
+        lender.locked(&mut || done = work.take().map(|work| work(*queue)));
+        done
     }
 
     /// Bytes of each heap of the caps that this process may still take, where the driver tells it.

@@ -13,6 +13,7 @@ mod work;
 
 use std::collections::BTreeSet;
 use std::path::Path as FilePath;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -38,6 +39,8 @@ use crate::weights::{LoadMode, LoadReport, Placed, Progress, Weights};
 
 /// Context when neither the user nor the model asks for a smaller one.
 const DEFAULT_CONTEXT: u32 = 4096;
+/// Losses without anything new in between after which a device is not opened again.
+const MOST_LOSSES: u32 = 4;
 /// Rows of one prefill step.
 const DEFAULT_BATCH: u32 = 512;
 
@@ -103,6 +106,8 @@ struct Inner {
     bytes_per_token: u64,
     /// Told when somebody asks: it reads all metadata and a page of every tensor.
     fingerprint: OnceLock<u64>,
+    /// Losses since somebody last came further.
+    losses: AtomicU32,
     engine: Mutex<Engine>,
 }
 
@@ -263,6 +268,7 @@ impl Model {
                 context,
                 bytes_per_token: engine.bytes_per_token(),
                 fingerprint: OnceLock::new(),
+                losses: AtomicU32::new(0),
                 engine: Mutex::new(engine),
             }),
         })
@@ -281,13 +287,21 @@ impl Model {
     /// Opens a lost device again and loads the model there. Sessions go on where they stood: each computes its tokens again,
     /// every span the way it was computed first, when it is used next. Does nothing while the device is well.
     ///
-    /// Errors: the device does not come back, the file changed. The model is lost until this succeeds.
+    /// Errors: the device does not come back or was borrowed, the file changed; [`Error::DeviceUnusable`] when it was lost
+    /// again and again. The model is lost until this succeeds.
     pub fn recover(&self) -> Result<()> {
         let device = self.device();
-        match device.lost() {
-            None => Ok(()),
-            Some(_) => self.recover_on(&device.reopen()?),
+        let Some(last) = device.lost() else { return Ok(()) };
+        let losses = self.inner.losses.fetch_add(1, Ordering::Relaxed) + 1;
+        if losses > MOST_LOSSES {
+            return Err(Error::DeviceUnusable { losses, last });
         }
+        self.recover_on(&device.reopen()?)
+    }
+
+    /// Somebody computed something new: the device is of use.
+    pub(crate) fn came_further(&self) {
+        self.inner.losses.store(0, Ordering::Relaxed);
     }
 
     /// As [`Model::recover`], on a device that was opened again already, as two models that share one need it.

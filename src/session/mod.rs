@@ -416,6 +416,8 @@ impl Session {
             // What the failed step did to states is not known, so the conversation goes on from what they are sure to hold.
             self.computed = self.computed.min(computed);
             self.rewind(before);
+        } else {
+            self.model.came_further();
         }
         done
     }
@@ -494,6 +496,7 @@ impl Session {
             self.stats.rerecorded += engine.recordings_made() - made;
         }
         drop(engine);
+        self.model.came_further();
         self.stats.decode_time += began.elapsed();
         Ok(drawn)
     }

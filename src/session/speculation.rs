@@ -307,6 +307,7 @@ impl Session {
         let outcome =
             target.until(stop, |target| rounds.run(target, engine.as_deref_mut(), &self.tokens, drafts))?;
         drop((target, engine));
+        self.model.came_further();
         if let Drafts::Given(tokens) = drafts {
             chain.result(tokens, outcome.accepted as usize);
         }

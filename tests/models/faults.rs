@@ -248,19 +248,45 @@ fn a_hundred_losses_leave_nothing_behind() {
     drop(device);
     let mut session = Session::new(&model, SamplerOptions::greedy()).expect("a session");
     let first = on(&mut session, &golden.tokens[..40], 4).expect("tokens");
-    let mut counts = Vec::new();
+    let (mut counts, mut between) = (Vec::new(), Vec::new());
     for cycle in 0..100 {
         model.device().lose();
         let lost = on(&mut session, &[], 1);
         assert!(matches!(lost, Err(Error::Device(DeviceError::Lost { .. }))), "cycle {cycle}: {lost:?}");
         session.recover().expect("it comes back");
         counts.push((model.device().taken(), files()));
+        // A device that is lost without a new token in between is given up.
+        between.extend(on(&mut session, &[], usize::from(cycle % 3 == 0)).expect("a token"));
     }
     let next = on(&mut session, &[], 4).expect("tokens");
     session.clear();
-    let again = on(&mut session, &golden.tokens[..40], 8).expect("tokens");
-    assert_eq!(again, [first, next].concat());
+    let again = on(&mut session, &golden.tokens[..40], 8 + between.len()).expect("tokens");
+    assert_eq!(again, [first, between, next].concat());
     assert_eq!(counts[10].0, counts[99].0, "memory");
     // Other tests of the process open and close files meanwhile; one file lost each time would be 89 more.
     assert!(counts[99].1 < counts[10].1 + 45, "open files: {} after {}", counts[99].1, counts[10].1);
+}
+
+#[test]
+fn a_device_that_is_of_no_use_is_given_up() {
+    if harness::device().is_none() {
+        return;
+    }
+    let golden = Golden::folder(&data("golden")).into_iter().find(|golden| golden.name == "qwen3-q4_k_m");
+    let golden = golden.expect("a checked-in golden model");
+    let device = Device::open(&harness::options()).expect("a device");
+    let model =
+        Model::open(&device, &golden.path, &options(24, Activations::Auto), &|_, _| true).expect("it loads");
+    let mut session = Session::new(&model, SamplerOptions::greedy()).expect("a session");
+    on(&mut session, &golden.tokens[..20], 2).expect("tokens");
+    for _ in 0..4 {
+        model.device().lose();
+        session.recover().expect("it comes back");
+    }
+    model.device().lose();
+    match session.recover() {
+        Err(error @ Error::DeviceUnusable { losses: 5, .. }) => println!("{error}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(on(&mut session, &[], 1), Err(Error::Device(DeviceError::Lost { .. }))));
 }

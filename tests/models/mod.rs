@@ -1,6 +1,7 @@
 //! Whole models: logits against golden files, greedy texts, and bits that must not depend on how rows are grouped.
 
 mod bits;
+mod borrowed;
 mod drawing;
 mod families;
 mod faults;

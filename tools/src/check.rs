@@ -66,6 +66,7 @@ const ENCODER: &str = "runtime/src/encode.rs";
 /// Files that may contain `unsafe`.
 const UNSAFE: &[&str] = &[
     "runtime/src/commands.rs",
+    "runtime/src/device.rs",
     "runtime/src/encode.rs",
     "runtime/src/fault.rs",
     "runtime/src/inspect.rs",
@@ -74,6 +75,7 @@ const UNSAFE: &[&str] = &[
     "runtime/src/pipeline.rs",
     "runtime/src/submit.rs",
     "runtime/src/vulkan.rs",
+    "tests/models/borrowed.rs",
     "src/gguf/map.rs",
 ];
 
