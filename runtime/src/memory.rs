@@ -387,6 +387,13 @@ impl VulkanBuffer {
         self.context.taken[kind.heap].fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// A buffer of the device itself, which is not among those that its users take.
+    pub(crate) fn uncounted(mut self) -> Self {
+        self.context.taken[self.taken.0].fetch_sub(self.taken.1, Ordering::Relaxed);
+        self.taken.1 = 0;
+        self
+    }
+
     fn memory(&self) -> (vk::DeviceMemory, u64) {
         match &self.backing {
             // SAFETY: the memory is used for binding, mapping and flushing only, while the allocation lives.

@@ -45,12 +45,13 @@ pub(crate) struct Marks {
     labels: Vec<String>,
     /// Numbers of finished commands that are noted, in order.
     notes: Vec<u32>,
-    trail: Arc<Trail>,
+    // Not the trail, which keeps what is under way.
+    free: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Drop for Marks {
     fn drop(&mut self) {
-        lock(&self.trail.free).push(self.word);
+        lock(&self.free).push(self.word);
     }
 }
 
@@ -58,31 +59,26 @@ impl Drop for Marks {
 pub(crate) struct Trail {
     storage: Mutex<Storage>,
     pub(crate) handle: vk::Buffer,
-    free: Mutex<Vec<u32>>,
+    free: Arc<Mutex<Vec<u32>>>,
     /// What was submitted, with its place on the timeline.
     underway: Mutex<VecDeque<(u64, Arc<Marks>)>>,
 }
 
 impl Trail {
     pub(crate) fn new(context: &Arc<Context>) -> Result<Arc<Self>, Error> {
-        let buffer = VulkanBuffer::new(context, "trail", 4 * u64::from(WORDS), Usage::Readback)?;
+        let buffer = VulkanBuffer::new(context, "trail", 4 * u64::from(WORDS), Usage::Readback)?.uncounted();
         Ok(Arc::new(Trail {
             handle: buffer.handle,
             storage: Mutex::new(Storage::Vulkan(buffer)),
-            free: Mutex::new((0..WORDS).rev().collect()),
+            free: Arc::new(Mutex::new((0..WORDS).rev().collect())),
             underway: Mutex::default(),
         }))
     }
 
     /// A word for a recording of these labels, which notes when so many commands are finished.
-    pub(crate) fn marks(
-        self: &Arc<Self>,
-        name: &str,
-        labels: Vec<String>,
-        notes: Vec<u32>,
-    ) -> Option<Arc<Marks>> {
+    pub(crate) fn marks(&self, name: &str, labels: Vec<String>, notes: Vec<u32>) -> Option<Arc<Marks>> {
         let word = lock(&self.free).pop()?;
-        Some(Arc::new(Marks { word, name: name.to_owned(), labels, notes, trail: Arc::clone(self) }))
+        Some(Arc::new(Marks { word, name: name.to_owned(), labels, notes, free: Arc::clone(&self.free) }))
     }
 
     /// Takes note of a submission at a value of the timeline; what is below `passed` has ended.
