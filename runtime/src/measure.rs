@@ -76,6 +76,11 @@ impl Encoded {
         lock(&self.measured).costs.clone()
     }
 
+    /// Nanoseconds that some pieces are expected to take together.
+    pub(crate) fn expected(&self, pieces: &Range<usize>) -> f64 {
+        lock(&self.measured).costs[pieces.clone()].iter().map(|cost| cost.expected).sum()
+    }
+
     /// Takes in what some pieces took together by the host's clock, where the device tells no times. Called after the run.
     pub(crate) fn took_by_host(&self, pieces: Range<usize>, all: Duration) {
         let mut measured = lock(&self.measured);

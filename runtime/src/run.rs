@@ -228,9 +228,12 @@ impl Gpu {
                     spans.iter().map(|(_, last)| *last).max().unwrap_or_default().saturating_sub(first)
                 }
                 None => {
-                    // Those of several parts are told apart by nobody.
-                    if let [(part, pieces)] = &slice.pieces[..] {
-                        encoded[*part].took_by_host(pieces.clone(), by_host);
+                    // Nobody tells how long each part took: what was expected of them divides it.
+                    let expected: Vec<f64> =
+                        slice.pieces.iter().map(|(part, pieces)| encoded[*part].expected(pieces)).collect();
+                    let all = expected.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+                    for ((part, pieces), expected) in slice.pieces.iter().zip(expected) {
+                        encoded[*part].took_by_host(pieces.clone(), by_host.mul_f64(expected / all));
                     }
                     by_host.as_nanos() as u64
                 }

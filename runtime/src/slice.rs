@@ -19,6 +19,8 @@ const LEAST: Duration = Duration::from_millis(5);
 const CAUTION: f64 = 4.0;
 /// Most parts of one dispatch.
 const MOST_SHARES: f64 = 64.0;
+/// Where nothing executes, work takes no time; a rate of zero could never rise again.
+const LEAST_RATE: f64 = 1e-9;
 /// Products of a matrix that take as long as moving one word.
 const PRODUCTS_PER_WORD: f64 = 8.0;
 
@@ -105,13 +107,13 @@ impl Pace {
                 *sum = (sum.0 + took, sum.1 + units * cut.fraction);
             }
         }
-        seen.extend(alone.iter().map(|(kernel, (took, units))| (*kernel, took / units)));
+        seen.extend(alone.iter().map(|(kernel, (took, units))| (*kernel, (took / units).max(LEAST_RATE))));
         // Of several kernels in one piece nobody knows which took how long.
         for (cut, took) in known() {
             let commands = &work[cut.commands.clone()];
             let rate = |kernel| seen.get(kernel).copied().unwrap_or(self.unknown);
             let expected: f64 = commands.iter().map(|(kernel, work)| work * rate(kernel)).sum();
-            let ratio = (took / expected).clamp(0.5, 4.0);
+            let ratio = (took / expected.max(LEAST_RATE)).clamp(0.5, 4.0);
             for kernel in kernels(cut).into_iter().filter(|kernel| !alone.contains_key(kernel)) {
                 *seen.entry(kernel).or_insert(self.unknown) *= ratio;
             }
