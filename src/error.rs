@@ -37,6 +37,9 @@ pub enum Error {
     Argument { what: String, found: String, allowed: String },
     #[error("the draft model does not fit the target: {reason}")]
     Draft { reason: String },
+    /// A grammar, schema or expression that cannot be followed, or a text that left it.
+    #[error("the constraint on the text: {reason}")]
+    Constraint { reason: String },
     #[error("{path}: {reason}")]
     Snapshot { path: PathBuf, reason: String },
     #[error(

@@ -32,6 +32,8 @@ pub mod chat;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "constrain")]
+pub mod constrain;
 #[cfg(feature = "repro")]
 pub mod doctor;
 mod engine;
@@ -63,7 +65,7 @@ pub use sample::SamplerOptions;
 #[cfg(feature = "stream")]
 pub use session::EventStream;
 pub use session::{
-    CancelToken, DraftHead, Event, Finish, GenerateOptions, Generation, Session, Snapshot, Source,
+    CancelToken, Constraint, DraftHead, Event, Finish, GenerateOptions, Generation, Session, Snapshot, Source,
     SpecOptions, Stats, Token,
 };
 pub use vkllm_runtime::{

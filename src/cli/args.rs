@@ -186,6 +186,8 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) no_display_prompt: bool,
     #[command(flatten)]
+    pub(super) constraint: ConstraintArgs,
+    #[command(flatten)]
     pub(super) sampler: SamplerArgs,
     #[command(flatten)]
     pub(super) spec: SpecArgs,
@@ -201,6 +203,21 @@ pub(super) struct RunArgs {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) common: ModelArgs,
+}
+
+/// What the text must look like
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(super) struct ConstraintArgs {
+    /// Generate JSON that this schema allows
+    #[arg(long, value_name = "FILE|TEXT")]
+    pub(super) json_schema: Option<String>,
+    /// Generate text that this regular expression matches from begin to end
+    #[arg(long, value_name = "EXPRESSION")]
+    pub(super) regex: Option<String>,
+    /// Generate text of this grammar, in llguidance's variant of Lark; it begins at the rule "start"
+    #[arg(long, value_name = "FILE|TEXT")]
+    pub(super) grammar: Option<String>,
 }
 
 /// What becomes of the model's thoughts

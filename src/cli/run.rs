@@ -1,12 +1,14 @@
 //! `vkllm run`: text from a prompt.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::args::{RunArgs, SamplerArgs};
+use super::args::{ConstraintArgs, RunArgs, SamplerArgs};
 use super::show::{self, shown};
 use super::{Failure, input, interrupt_flag, load, spec, stats};
+use crate::constrain::{Constraints, Grammar};
 use crate::text::EncodeOptions;
 use crate::{Event, Finish, GenerateOptions, Model, ModelOptions, SamplerOptions, Session, Source};
 
@@ -49,6 +51,26 @@ fn prompt(args: &RunArgs, model: &Model) -> Result<(Vec<u32>, Option<String>), F
     Ok((ids, Some(text)))
 }
 
+/// A file's text where there is one of that name, else the argument itself.
+fn file_or_text(argument: &str) -> Result<String, Failure> {
+    let path = Path::new(argument);
+    if !argument.contains(['{', ':', '\n']) && path.exists() {
+        return Ok(load::text(None, Some(path))?.unwrap_or_default());
+    }
+    Ok(argument.to_owned())
+}
+
+/// What the text must look like, if that was said.
+fn constraint(args: &ConstraintArgs, model: &Model) -> Result<Option<Grammar>, Failure> {
+    let ConstraintArgs { json_schema, regex, grammar } = args;
+    Ok(match (json_schema, regex, grammar) {
+        (Some(schema), ..) => Some(Constraints::new(model)?.json_schema(&file_or_text(schema)?)?),
+        (_, Some(expression), _) => Some(Constraints::new(model)?.regex(expression)?),
+        (.., Some(lark)) => Some(Constraints::new(model)?.grammar(&file_or_text(lark)?)?),
+        _ => None,
+    })
+}
+
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let sampler = sampler(&args.sampler).check()?;
     let file = load::file(args.model.as_deref())?;
@@ -59,13 +81,17 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let model = load::model(&device, &file, &options)?;
     let draft = draft.map(|(file, options)| load::model(&device, &file, &options)).transpose()?;
     let (ids, text) = prompt(args, &model)?;
+    let constraint = constraint(&args.constraint, &model)?;
     let stop = interrupt_flag();
     let session = Session::new(&model, sampler)?.with_logit_bias(&args.sampler.logit_bias)?;
     let mut session = spec::session(session, draft.as_ref(), speculation.as_ref())?;
     let options =
         GenerateOptions { max_tokens: usize::try_from(args.n_predict).ok(), ignore_end: args.ignore_eos };
     // A prompt that is refused is not echoed.
-    let events = session.generate(&ids, options)?;
+    let events = match constraint {
+        Some(constraint) => session.generate_within(&ids, options, constraint)?,
+        None => session.generate(&ids, options)?,
+    };
     let mut out = io::stdout().lock();
     let terminal = io::stdout().is_terminal();
     let mut answer = String::new();

@@ -10,7 +10,7 @@ use crate::models::Outputs;
 use crate::ops::{Draw, Path};
 
 /// Recordings kept. A prompt of an unusual length must not push the decode step out, so the least used goes first.
-const KEPT: usize = 12;
+const KEPT: usize = 32;
 
 /// What happens to the logits of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +21,8 @@ pub enum Tail {
     Logits,
     /// Those of the last row are copied to the host.
     LastLogits,
+    /// Those of the rows of a verification are copied to the host.
+    RowLogits,
     /// A token is drawn on the device.
     Sample(Draw),
 }

@@ -359,6 +359,40 @@ impl Rounds {
         Ok(Outcome { drafted, accepted, drawn, times })
     }
 
+    /// What the draft model would say after `tokens`, at most `count` tokens, for a round whose tokens the host chooses.
+    pub(crate) fn propose(
+        &mut self,
+        target: &mut Engine,
+        draft: &mut Engine,
+        tokens: &[u32],
+        count: u32,
+    ) -> Result<(Vec<u32>, RoundTimes)> {
+        let began = Instant::now();
+        let missed = self.prepare(draft, tokens, count)?;
+        let Some(side) = &self.draft else { return Ok(Default::default()) };
+        let mut parts: Vec<&Compiled> = Vec::with_capacity(missed.len() + count as usize);
+        parts.extend(missed.iter().filter_map(|size| side.catch_up.get(size)).map(|made| &made.compiled));
+        parts.extend(side.steps[..count as usize].iter().map(|made| &made.compiled));
+        target.device().submit(&parts)?.wait()?;
+        let measured: Vec<Times> = parts.iter().map(|part| part.times()).collect();
+        let (early, late) = measured.split_at(missed.len());
+        let mut times = RoundTimes { catch_up: sum(early), draft: sum(late), ..RoundTimes::default() };
+        times.wall = began.elapsed();
+        let mut records = vec![[0u32; 4]; count as usize];
+        target.read(&self.drafts, RECORD, bytemuck::cast_slice_mut(&mut records))?;
+        let sure =
+            |record: &&[u32; 4]| record[0] < target.vocab() && f32::from_bits(record[1]) >= self.ln_p_min;
+        Ok((records.iter().take_while(sure).map(|record| record[0]).collect(), times))
+    }
+
+    /// A round at `base` for which the draft model proposed `count` tokens accepted some of them.
+    pub(crate) fn settled(&mut self, base: u32, count: u32, accepted: u32) {
+        if let Some(side) = &mut self.draft {
+            side.computed = base + count.min(accepted + 1);
+            side.paired = false;
+        }
+    }
+
     /// Number of drafts, how many were accepted, they and the draw after them.
     fn read(&self, target: &Engine, count: u32) -> Result<(u32, u32, Vec<Result<Drawn>>)> {
         let mut records = vec![[0u32; 4]; count as usize + 2];

@@ -89,6 +89,8 @@ pub(super) struct Buffers {
     logits: Option<Buffer>,
     /// Logits of one row.
     last_logits: Option<Buffer>,
+    /// Logits of the most rows of a verification.
+    row_logits: Option<Buffer>,
 }
 
 /// A conversation's place: its blocks in the pool.
@@ -190,6 +192,7 @@ impl Engine {
                 results,
                 logits: None,
                 last_logits: None,
+                row_logits: None,
             },
             slots: (0..slots).map(|_| Slot::default()).collect(),
             recordings: Recordings::default(),
@@ -329,6 +332,13 @@ impl Engine {
         Ok(())
     }
 
+    pub(super) fn read(&self, view: &View, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        if let Some(buffer) = view.buffer() {
+            buffer.read(view.offset + offset, bytes)?;
+        }
+        Ok(())
+    }
+
     /// Positions a slot can hold.
     pub(crate) fn context(&self) -> u32 {
         self.context
@@ -410,7 +420,7 @@ impl Engine {
         self.write(&self.buffers.rows, 0, bytemuck::cast_slice(&rows))?;
         let outputs = match tail {
             Tail::None => Outputs::None,
-            Tail::Logits => Outputs::All,
+            Tail::Logits | Tail::RowLogits => Outputs::All,
             Tail::Sample(_) | Tail::LastLogits => Outputs::Chosen(1),
         };
         if outputs == Outputs::Chosen(1) {
@@ -472,6 +482,17 @@ impl Engine {
     pub(crate) fn last_logits(&self) -> Result<Vec<f32>> {
         let mut values = vec![0f32; self.config.vocab as usize];
         if let Some(buffer) = &self.buffers.last_logits {
+            buffer.read(0, bytemuck::cast_slice_mut(&mut values))?;
+        }
+        Ok(values)
+    }
+
+    /// Computes tokens at consecutive positions of a conversation, at most [`MOST_ROWS`], as decoding would one by one;
+    /// their logits, `[tokens, vocab]`.
+    pub(crate) fn verified(&mut self, slot: u32, tokens: &[u32], start: u32) -> Result<Vec<f32>> {
+        self.tokens(slot, tokens, start, Path::Rows, Tail::RowLogits)?;
+        let mut values = vec![0f32; tokens.len() * self.config.vocab as usize];
+        if let Some(buffer) = &self.buffers.row_logits {
             buffer.read(0, bytemuck::cast_slice_mut(&mut values))?;
         }
         Ok(values)
@@ -547,6 +568,10 @@ impl Engine {
             let bytes = u64::from(self.config.vocab) * 4;
             self.buffers.last_logits = Some(self.device.buffer("last logits", bytes, Usage::Readback)?);
         }
+        if key.tail == Tail::RowLogits && self.buffers.row_logits.is_none() {
+            let bytes = u64::from(MOST_ROWS) * u64::from(self.config.vocab) * 4;
+            self.buffers.row_logits = Some(self.device.buffer("row logits", bytes, Usage::Readback)?);
+        }
         let r = self.step(key)?;
         self.compile(&r)
     }
@@ -566,6 +591,12 @@ impl Engine {
                 if let Some(buffer) = &self.buffers.logits {
                     let target = buffer.view(0, logits.len);
                     r.recording.copy("logits", logits, target)?;
+                }
+            }
+            (Tail::RowLogits, Some(logits)) => {
+                if let Some(buffer) = &self.buffers.row_logits {
+                    let target = buffer.view(0, logits.len);
+                    r.recording.copy("row logits", logits, target)?;
                 }
             }
             (Tail::LastLogits, Some(logits)) => {

@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use vkllm_shaders::records::Sampler;
 
 use crate::error::{Error, Result};
@@ -109,6 +111,24 @@ impl SamplerOptions {
     pub fn choose(&self, logits: &[f32], position: u32) -> Result<Option<(u32, f32)>> {
         let record = self.record(0)?;
         Ok(vkllm_shaders::reference::sample::choose(bytemuck::cast_slice(logits), &record, position))
+    }
+
+    /// Lowers the logits of recent tokens among `tokens`, the conversation so far, as the device does before it chooses.
+    pub fn penalize(&self, logits: &mut [f32], tokens: &[u32]) {
+        if !self.has_penalties() {
+            return;
+        }
+        let recent = &tokens[tokens.len().saturating_sub(self.repeat_last_n as usize)..];
+        let mut counts = BTreeMap::<u32, u32>::new();
+        for &token in recent {
+            *counts.entry(token).or_default() += 1;
+        }
+        for (token, count) in counts {
+            if let Some(logit) = logits.get_mut(token as usize).filter(|logit| !logit.is_nan()) {
+                let scale = if *logit > 0.0 { 1.0 / self.repeat_penalty } else { self.repeat_penalty };
+                *logit = *logit * scale - count as f32 * self.frequency_penalty - self.presence_penalty;
+            }
+        }
     }
 
     /// The record the shaders read. The session's ring of tokens begins at word `history` of the history buffer.

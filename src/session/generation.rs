@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
+use super::choice::{Chooser, Chosen, Constraint};
 use super::{CancelToken, Session};
 use crate::engine::Drawn;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::Path;
 use crate::speculate::{Method, Round};
 use crate::text::{StreamDecoder, may_begin};
@@ -13,7 +14,7 @@ use crate::text::{StreamDecoder, may_begin};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finish {
-    /// The model ended the text.
+    /// The model ended the text, or a [`Constraint`] was fulfilled and allows no more.
     End,
     /// The wanted number of tokens is there.
     Length,
@@ -33,6 +34,8 @@ pub enum Source {
     Target,
     /// A draft that was accepted: whose, and its place in the draft, from 0.
     Draft { method: Method, place: usize },
+    /// A [`Constraint`] left nothing else, so it was computed together with others.
+    Forced { place: usize },
 }
 
 /// A generated token.
@@ -74,9 +77,6 @@ impl Default for GenerateOptions {
     }
 }
 
-/// Chooses a token from logits, which it may change, for a position. `None` ends the generation.
-type Choose<'a> = Box<dyn FnMut(&mut [f32], u32) -> Option<u32> + Send + 'a>;
-
 /// A running generation.
 pub struct Generation<'a> {
     session: &'a mut Session,
@@ -87,7 +87,9 @@ pub struct Generation<'a> {
     /// Tokens that a round committed and that were not handed out yet. Dropped, they never were.
     pending: VecDeque<(Result<Drawn>, Source)>,
     cancel: CancelToken,
-    choose: Option<Choose<'a>>,
+    chooser: Option<Chooser<'a>>,
+    /// Nothing follows the tokens that are pending: the caller's sampler or the constraint ended the text.
+    over: bool,
     stops: Vec<String>,
     /// Text that may be the begin of a text at which to stop.
     held: String,
@@ -107,7 +109,8 @@ impl<'a> Generation<'a> {
             generated: 0,
             pending: VecDeque::new(),
             cancel: CancelToken::new(),
-            choose: None,
+            chooser: None,
+            over: false,
             stops: Vec::new(),
             held: String::new(),
             ends: None,
@@ -153,26 +156,22 @@ impl<'a> Generation<'a> {
         self.held.drain(..sure).collect()
     }
 
-    /// Lets the caller choose from logits; `None` ends.
-    fn chosen(&mut self) -> Result<Option<Drawn>> {
-        let prompt = std::mem::take(&mut self.prompt);
-        let Some(mut logits) = self.session.logits_of(&prompt, &self.cancel)? else {
-            self.ends = Some(Finish::Cancelled);
-            return Ok(None);
+    /// Lets somebody on the host choose the next tokens, which become pending. `Some` for a round of a session that speculates.
+    fn chosen(&mut self, left: usize) -> Result<Option<Event>> {
+        let Some(chooser) = &mut self.chooser else { return Ok(None) };
+        let mut chosen =
+            Chosen { tokens: &mut self.pending, ignore_end: self.options.ignore_end, over: false };
+        let round = if self.prompt.is_empty() {
+            self.session.choose_more(left, chooser, &mut chosen)?
+        } else {
+            let prompt = std::mem::take(&mut self.prompt);
+            if !self.session.choose_first(&prompt, &self.cancel, chooser, &mut chosen)? {
+                self.ends = Some(Finish::Cancelled);
+            }
+            None
         };
-        let position = self.session.tokens.len() as u32;
-        let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mass: f64 = logits.iter().map(|&l| f64::from(l - top).exp()).filter(|e| !e.is_nan()).sum();
-        let raw = logits.clone();
-        let Some(token) = self.choose.as_mut().and_then(|choose| choose(&mut logits, position)) else {
-            self.ends = Some(Finish::Stop);
-            return Ok(None);
-        };
-        let Some(&logit) = raw.get(token as usize) else {
-            return Err(Error::NoSuchToken { found: token, allowed: raw.len() as u32 });
-        };
-        let logprob = (f64::from(logit - top) - mass.ln()) as f32;
-        Ok(Some(Drawn { token, logprob, position }))
+        self.over = chosen.over;
+        Ok(round.map(Event::Round))
     }
 
     fn step(&mut self) -> Result<Event> {
@@ -190,11 +189,14 @@ impl<'a> Generation<'a> {
             (drawn?, source)
         } else if self.generated > 0 && self.session.tokens.len() > self.session.model.context() as usize {
             return Ok(self.finish(Finish::Context));
-        } else if self.choose.is_some() {
-            match self.chosen()? {
-                Some(drawn) => (drawn, Source::Target),
-                None => return self.step(),
-            }
+        } else if let (true, Some(chooser)) = (self.over, &self.chooser) {
+            let finish = if chooser.is_constraint() { Finish::End } else { Finish::Stop };
+            return Ok(self.finish(finish));
+        } else if self.chooser.is_some() {
+            return match self.chosen(left)? {
+                Some(round) => Ok(round),
+                None => self.step(),
+            };
         } else if !self.prompt.is_empty() {
             let prompt = std::mem::take(&mut self.prompt);
             match self.session.prefill(&prompt, &self.cancel)? {
@@ -226,7 +228,8 @@ impl<'a> Generation<'a> {
 impl Session {
     /// As [`Session::generate`], with a sampler of one's own: `choose` gets the logits, `[vocab]`, and the position of the
     /// token it chooses; `None` ends the text. It may exclude tokens and leave the rest to
-    /// [`crate::SamplerOptions::choose`]. All logits come to the host and nobody drafts.
+    /// [`crate::SamplerOptions::choose`]. All logits come to the host. Drafters draft: `choose` is called for each token
+    /// once and in order, as without them.
     ///
     /// Errors: as [`Session::generate`]; a token that does not exist ends the generation with an error.
     pub fn generate_with<'a>(
@@ -237,7 +240,23 @@ impl Session {
     ) -> Result<Generation<'a>> {
         self.begin(prompt)?;
         let mut generation = Generation::new(self, prompt, options);
-        generation.choose = Some(Box::new(choose));
+        generation.chooser = Some(Chooser::Caller(Box::new(choose)));
+        Ok(generation)
+    }
+
+    /// As [`Session::generate`], within a constraint: of the tokens it allows, the session's sampler chooses one. All logits
+    /// come to the host. Drafters draft, and what the constraint forces is drafted too; the text is what it is without.
+    ///
+    /// Errors: as [`Session::generate`]; what the constraint says ends the generation with an error.
+    pub fn generate_within<'a>(
+        &'a mut self,
+        prompt: &[u32],
+        options: GenerateOptions,
+        constraint: impl Constraint + 'a,
+    ) -> Result<Generation<'a>> {
+        self.begin(prompt)?;
+        let mut generation = Generation::new(self, prompt, options);
+        generation.chooser = Some(Chooser::Constrained(Box::new(constraint)));
         Ok(generation)
     }
 }

@@ -1,6 +1,7 @@
 //! One conversation with a model: its tokens, its place in the cache, and the text that comes out.
 
 mod cancel;
+mod choice;
 mod generation;
 mod snapshot;
 mod speculation;
@@ -12,6 +13,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 pub use cancel::CancelToken;
+pub use choice::Constraint;
 pub use generation::{Event, Finish, GenerateOptions, Generation, Source, Token};
 pub use snapshot::Snapshot;
 pub use speculation::{DraftHead, SpecOptions};

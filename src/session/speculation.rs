@@ -47,7 +47,7 @@ const USUAL_HEAD: u32 = 32768;
 
 /// What a session that speculates has beside its conversation.
 pub(super) struct Speculation {
-    draft: Option<Model>,
+    pub(super) draft: Option<Model>,
     /// The engine of the draft model in which the rounds have a place.
     epoch: u64,
     /// Least probability of a token of the draft model.
@@ -55,12 +55,12 @@ pub(super) struct Speculation {
     rejection: bool,
     /// Tokens the draft model may propose, when not all.
     head: Option<Trim>,
-    rounds: Rounds,
-    chain: Chain,
-    governor: Governor,
-    statistics: Statistics,
+    pub(super) rounds: Rounds,
+    pub(super) chain: Chain,
+    pub(super) governor: Governor,
+    pub(super) statistics: Statistics,
     /// The draft that history gave, kept to reuse its memory.
-    found: Vec<u32>,
+    pub(super) found: Vec<u32>,
 }
 
 fn cannot(reason: String) -> Error {

@@ -51,6 +51,22 @@ fn json_of_a_run() {
 }
 
 #[test]
+fn text_within_an_expression_a_grammar_or_a_schema() {
+    let within = |option: &str, what: &str| {
+        run(&["-p", "Once upon a time", "-n", "40", "--no-display-prompt", option, what])
+    };
+    assert!(["yes", "no"].contains(&within("--regex", "yes|no").succeeds().out.trim_end()));
+    let lark = scratch().join("list.lark");
+    std::fs::write(&lark, "start: \"cats\" | \"dogs\"").expect("a file in the target folder");
+    assert_eq!(within("--grammar", lark.to_str().expect("UTF-8")).succeeds().out.trim_end().len(), 4);
+    let json = within("--json-schema", r#"{"enum": [{"a": 1}]}"#);
+    assert_eq!(json.succeeds().out.trim_end(), r#"{"a": 1}"#);
+    let refused = within("--regex", "(");
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.err.contains("the constraint on the text"), "{refused:?}");
+}
+
+#[test]
 fn seeds_repeat_and_differ() {
     let told =
         |seed: &str| on_reference("run", &["-p", "Once", "-n", "24", "-s", seed]).succeeds().out.clone();

@@ -2,6 +2,7 @@
 
 mod bits;
 mod borrowed;
+mod constrain;
 mod drawing;
 mod families;
 mod faults;

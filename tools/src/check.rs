@@ -32,7 +32,7 @@ const OWNED: &[(&str, &str)] = &[
 /// Modules of `src`, highest first. A module may use those of later groups; names in one group do not know each other.
 const LAYERS: &[&[&str]] = &[
     &["cli", "capi"],
-    &["bench", "doctor", "repro", "audit", "chat", "hub"],
+    &["bench", "doctor", "repro", "audit", "chat", "constrain", "hub"],
     &["session"],
     &["speculate", "sample"],
     &["engine"],
