@@ -17,6 +17,7 @@ const CRATES: &[(&str, &str)] = &[
     ("vkllm-runtime", "runtime/Cargo.toml"),
     ("vkllm-shaders", "shaders/Cargo.toml"),
     ("vkllm", "Cargo.toml"),
+    ("vkllm-capi", "capi/Cargo.toml"),
     ("vkllm-tools", "tools/Cargo.toml"),
 ];
 
@@ -65,6 +66,10 @@ const ENCODER: &str = "runtime/src/encode.rs";
 
 /// Files that may contain `unsafe`.
 const UNSAFE: &[&str] = &[
+    "capi/src/guard.rs",
+    "capi/src/lib.rs",
+    "capi/src/tests.rs",
+    "capi/src/types.rs",
     "runtime/src/commands.rs",
     "runtime/src/device.rs",
     "runtime/src/encode.rs",
@@ -155,7 +160,8 @@ pub(crate) fn run(_: CheckArgs) -> anyhow::Result<()> {
 /// Reads manifests, Rust sources and shaders.
 fn read(root: &Path) -> anyhow::Result<Vec<Source>> {
     let mut sources = Vec::new();
-    let mut folders: Vec<String> = ["runtime", "shaders", "src", "tests", "tools"].map(String::from).into();
+    let mut folders: Vec<String> =
+        ["capi", "runtime", "shaders", "src", "tests", "tools"].map(String::from).into();
     let mut files = vec!["Cargo.toml".to_owned()];
     while let Some(folder) = folders.pop() {
         let path = root.join(&folder);
@@ -535,7 +541,8 @@ fn split_words(text: &str) -> Vec<String> {
 /// Libraries neither print nor read the environment nor end the process; their tests may.
 fn quiet(source: &Source, tokens: &[Token<'_>], out: &mut Vec<Finding>) {
     let path = source.path.as_str();
-    let library = ["src/", "runtime/src/", "shaders/src/"].iter().any(|folder| path.starts_with(folder));
+    let library =
+        ["src/", "runtime/src/", "shaders/src/", "capi/src/"].iter().any(|folder| path.starts_with(folder));
     let program = path == "src/main.rs" || path == "src/cli.rs" || path.starts_with("src/cli/");
     let tests = path.ends_with("/tests.rs") || path.contains("/tests/");
     if !library || program || tests {
