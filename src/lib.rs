@@ -65,7 +65,7 @@ pub use sample::SamplerOptions;
 #[cfg(feature = "stream")]
 pub use session::EventStream;
 pub use session::{
-    CancelToken, Constraint, DraftHead, Event, Finish, GenerateOptions, Generation, Session, Snapshot, Source,
+    Batch, CancelToken, Constraint, DraftHead, Event, Finish, GenerateOptions, Generation, Session, Snapshot, Source,
     SpecOptions, Stats, Token,
 };
 pub use vkllm_runtime::{

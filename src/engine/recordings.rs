@@ -23,6 +23,8 @@ pub enum Tail {
     LastLogits,
     /// Those of the rows of a verification are copied to the host.
     RowLogits,
+    /// A token is drawn on the device for every row, each of another conversation.
+    SampleRows(Draw),
     /// A token is drawn on the device.
     Sample(Draw),
 }

@@ -368,12 +368,19 @@ impl Rounds {
         count: u32,
     ) -> Result<(Vec<u32>, RoundTimes)> {
         let began = Instant::now();
-        let missed = self.prepare(draft, tokens, count)?;
+        let computed = self.draft.as_ref().map_or(0, |side| side.computed);
+        let stop = target.stopped_by().unwrap_or_default();
+        let prepared = draft.until(&stop, |draft| self.prepare(draft, tokens, count));
+        let missed = prepared.inspect_err(|_| self.moved(computed))?;
         let Some(side) = &self.draft else { return Ok(Default::default()) };
         let mut parts: Vec<&Compiled> = Vec::with_capacity(missed.len() + count as usize);
         parts.extend(missed.iter().filter_map(|size| side.catch_up.get(size)).map(|made| &made.compiled));
         parts.extend(side.steps[..count as usize].iter().map(|made| &made.compiled));
-        target.device().submit(&parts)?.wait()?;
+        if let Err(error) = target.submit(&parts) {
+            // What the draft model computed before it ended is not known.
+            self.moved(computed);
+            return Err(error);
+        }
         let measured: Vec<Times> = parts.iter().map(|part| part.times()).collect();
         let (early, late) = measured.split_at(missed.len());
         let mut times = RoundTimes { catch_up: sum(early), draft: sum(late), ..RoundTimes::default() };

@@ -420,7 +420,7 @@ impl Engine {
         self.write(&self.buffers.rows, 0, bytemuck::cast_slice(&rows))?;
         let outputs = match tail {
             Tail::None => Outputs::None,
-            Tail::Logits | Tail::RowLogits => Outputs::All,
+            Tail::Logits | Tail::RowLogits | Tail::SampleRows(_) => Outputs::All,
             Tail::Sample(_) | Tail::LastLogits => Outputs::Chosen(1),
         };
         if outputs == Outputs::Chosen(1) {
@@ -456,6 +456,25 @@ impl Engine {
         self.run(key, Seen { first: position, rows: 1 }, began)?;
         self.committed(slot, position);
         self.drawn(slot)
+    }
+
+    /// Decodes one token of each of several slots in one step, from a token at a position. Their cursors stay where they are.
+    ///
+    /// Errors: the step's; each slot's own, [`Error::NotFinite`] when its logits held no number.
+    pub(crate) fn decode_rows(&mut self, from: &[(u32, u32, u32)], draw: Draw) -> Result<Vec<Result<Drawn>>> {
+        let began = Instant::now();
+        let mut rows = Vec::with_capacity(from.len());
+        for &(slot, token, position) in from {
+            self.reserve(slot, position + 1)?;
+            rows.push(self.row(slot, token, position, true));
+        }
+        self.write(&self.buffers.rows, 0, bytemuck::cast_slice(&rows))?;
+        let count = from.len() as u32;
+        let (path, outputs, tail) = (Path::Rows, Outputs::All, Tail::SampleRows(draw));
+        let first = from.iter().map(|&(.., position)| position).max().unwrap_or(0);
+        let key = Key { rows: count, path, outputs, tail, cursor: None, target: 0 };
+        self.run(key, Seen { first, rows: count }, began)?;
+        Ok(from.iter().map(|&(slot, ..)| self.drawn(slot)).collect())
     }
 
     /// The token drawn last for a slot.
@@ -603,6 +622,10 @@ impl Engine {
                 if let Some(buffer) = &self.buffers.last_logits {
                     r.recording.copy("last logits", logits, buffer.whole())?;
                 }
+            }
+            (Tail::SampleRows(draw), Some(logits)) => {
+                let results = self.buffers.results.whole();
+                self.sample(&mut r, &logits, &rows, &results, draw)?;
             }
             (Tail::Sample(draw), Some(logits)) => {
                 let results = self.buffers.results.whole();

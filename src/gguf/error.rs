@@ -67,6 +67,9 @@ pub enum GgufError {
     /// A metadata value outside what its key allows.
     #[error("{at}: found {found}, allowed is {allowed}")]
     Value { at: Place, found: String, allowed: String },
+    /// A model in several files, of which one is missing, another model's or not the first.
+    #[error("{}: found {found}, allowed is {allowed}", quoted_path(.file))]
+    Split { file: Arc<Path>, found: String, allowed: String },
     /// A key that has to be there.
     #[error("{}: found no key `{key}` in the metadata, allowed is a file that has it", quoted_path(.file))]
     MissingKey { file: Arc<Path>, key: String },

@@ -13,17 +13,20 @@ mod index;
 mod map;
 mod metadata;
 mod parse;
+mod split;
 mod types;
 mod value;
 
 pub use error::{GgufError, Place, escaped};
 pub use metadata::Metadata;
 pub use parse::{ALIGNMENTS, DEFAULT_ALIGNMENT, MAX_KEY_BYTES, MAX_KEYS, MAX_TENSOR_NAME_BYTES, MAX_TENSORS};
+pub use split::parts_of;
 pub use types::{GGML_TYPES, GgmlType, ggml_type, type_name};
 pub use value::{NumberArray, StringArray, Value, ValueType};
 
 use index::NameIndex;
 use map::Bytes;
+use split::Part;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +39,7 @@ pub struct TensorInfo {
     pub ggml_type: u32,
     /// One to four dimensions in GGUF's order: the length of a row first.
     pub dims: Vec<u64>,
-    /// Where the data begin in the file.
+    /// Where the data begin in the file; of a model in several files, counted on from one to the next.
     pub offset: u64,
     /// How many bytes the data have.
     pub bytes: u64,
@@ -59,9 +62,11 @@ impl TensorInfo {
 pub struct SharedBytes {
     bytes: Arc<Bytes>,
     file: Arc<Path>,
+    parts: Vec<Part>,
 }
 
 impl SharedBytes {
+    /// Of a model in several files the first.
     pub fn as_slice(&self) -> &[u8] {
         self.bytes.as_slice()
     }
@@ -71,7 +76,7 @@ impl SharedBytes {
     /// Errors: as [`Gguf::open`]; a file that became shorter.
     pub fn read(&self) -> Result<Gguf, GgufError> {
         check_length(&self.bytes, &self.file)?;
-        parse::parse(Arc::clone(&self.bytes), Arc::clone(&self.file))
+        split::rejoin(parse::parse(Arc::clone(&self.bytes), Arc::clone(&self.file))?, &self.parts)
     }
 }
 
@@ -95,6 +100,8 @@ pub struct Gguf {
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     tensor_index: NameIndex,
+    /// What is in other files, of a model in several.
+    parts: Vec<Part>,
 }
 
 impl std::fmt::Debug for Gguf {
@@ -109,15 +116,16 @@ impl std::fmt::Debug for Gguf {
 }
 
 impl Gguf {
-    /// Opens a file, maps it and checks everything but the tensor data.
+    /// Opens a file, maps it and checks everything but the tensor data. Of a model in several files the path is the first
+    /// one's, and the others lie beside it.
     pub fn open(path: &Path) -> Result<Gguf, GgufError> {
         let path: Arc<Path> = path.into();
-        parse::parse(Arc::new(Bytes::open(&path)?), path)
+        split::join(parse::parse(Arc::new(Bytes::open(&path)?), path)?)
     }
 
     /// The same for bytes in memory; `name` stands for the path in messages.
     pub fn from_bytes(bytes: Vec<u8>, name: impl AsRef<Path>) -> Result<Gguf, GgufError> {
-        parse::parse(Arc::new(Bytes::Owned(bytes)), name.as_ref().into())
+        split::join(parse::parse(Arc::new(Bytes::Owned(bytes)), name.as_ref().into())?)
     }
 
     /// The path the file was opened with, or the name given to [`from_bytes`](Self::from_bytes).
@@ -140,29 +148,40 @@ impl Gguf {
         self.data_offset
     }
 
-    /// The opened file, for positioned reads; `None` for bytes in memory.
+    /// Files that the model is in.
+    pub fn files(&self) -> usize {
+        1 + self.parts.len()
+    }
+
+    /// The opened file, for positioned reads; `None` for bytes in memory. Of several the first.
     pub fn file(&self) -> Option<&File> {
         self.metadata.bytes.file()
     }
 
-    /// The file's length when it was opened.
+    /// The file's length when it was opened; of several their sum.
     pub fn file_len(&self) -> u64 {
-        self.bytes().len() as u64
+        let parts = self.parts.iter().map(|part| part.bytes.as_slice().len() as u64);
+        self.bytes().len() as u64 + parts.sum::<u64>()
     }
 
-    /// The whole file as mapped, or the bytes in memory.
+    /// The whole file as mapped, or the bytes in memory. Of several the first.
     pub fn bytes(&self) -> &[u8] {
         self.metadata.bytes.as_slice()
     }
 
     /// The same bytes, for somebody who keeps them longer than this value.
     pub fn shared_bytes(&self) -> SharedBytes {
-        SharedBytes { bytes: self.metadata.bytes.clone(), file: self.metadata.file.clone() }
+        SharedBytes {
+            bytes: self.metadata.bytes.clone(),
+            file: self.metadata.file.clone(),
+            parts: self.parts.clone(),
+        }
     }
 
     /// Whether the file still has the length it was opened with. One that is shorter is an error.
     pub fn check_length(&self) -> Result<(), GgufError> {
-        check_length(&self.metadata.bytes, &self.metadata.file)
+        check_length(&self.metadata.bytes, &self.metadata.file)?;
+        self.parts.iter().try_for_each(|part| check_length(&part.bytes, &part.file))
     }
 
     pub fn metadata(&self) -> &Metadata {
@@ -203,9 +222,18 @@ impl Gguf {
 
     /// A tensor's data in the map. Empty for a tensor of another file that lies outside this one.
     pub fn tensor_bytes(&self, tensor: &TensorInfo) -> &[u8] {
-        let start = usize::try_from(tensor.offset).ok();
-        let end = tensor.offset.checked_add(tensor.bytes).and_then(|end| usize::try_from(end).ok());
-        start.zip(end).and_then(|(start, end)| self.bytes().get(start..end)).unwrap_or_default()
+        let ((bytes, _), offset) = self.local(tensor.offset);
+        let start = usize::try_from(offset).ok();
+        let end = offset.checked_add(tensor.bytes).and_then(|end| usize::try_from(end).ok());
+        start.zip(end).and_then(|(start, end)| bytes.as_slice().get(start..end)).unwrap_or_default()
+    }
+
+    /// The file that holds a position, and the position in it.
+    fn local(&self, offset: u64) -> ((&Bytes, &Arc<Path>), u64) {
+        match self.parts.iter().rev().find(|part| part.base <= offset) {
+            Some(part) => ((&part.bytes, &part.file), offset - part.base),
+            None => ((&self.metadata.bytes, &self.metadata.file), offset),
+        }
     }
 
     /// Fills `buffer` from the file at `offset` by positioned reads, from any thread. A file that was cut short
@@ -214,22 +242,24 @@ impl Gguf {
         let needed = buffer.len() as u64;
         let truncated =
             |left: u64| GgufError::Truncated { at: self.place(offset, "tensor data".into()), needed, left };
-        let Some(file) = self.file() else {
-            let start = usize::try_from(offset).ok();
-            let rest = start.and_then(|start| self.bytes().get(start..)).unwrap_or_default();
+        let ((bytes, _), within) = self.local(offset);
+        let Some(file) = bytes.file() else {
+            let start = usize::try_from(within).ok();
+            let rest = start.and_then(|start| bytes.as_slice().get(start..)).unwrap_or_default();
             let Some(source) = rest.get(..buffer.len()) else { return Err(truncated(rest.len() as u64)) };
             buffer.copy_from_slice(source);
             return Ok(());
         };
         let mut done = 0;
         while done < buffer.len() {
-            let Some(from) = offset.checked_add(done as u64) else { return Err(truncated(done as u64)) };
+            let Some(from) = within.checked_add(done as u64) else { return Err(truncated(done as u64)) };
             match read_some(file, &mut buffer[done..], from) {
                 Ok(0) => return Err(truncated(done as u64)),
                 Ok(read) => done += read,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(source) => {
-                    return Err(GgufError::Read { at: self.place(from, "tensor data".into()), source });
+                    let at = self.place(offset.saturating_add(done as u64), "tensor data".into());
+                    return Err(GgufError::Read { at, source });
                 }
             }
         }
@@ -237,7 +267,8 @@ impl Gguf {
     }
 
     fn place(&self, offset: u64, subject: String) -> Place {
-        Place { file: self.metadata.file.clone(), offset, subject }
+        let ((_, file), offset) = self.local(offset);
+        Place { file: file.clone(), offset, subject }
     }
 }
 

@@ -193,7 +193,7 @@ pub(super) fn parse(bytes: Arc<Bytes>, file: Arc<Path>) -> Result<Gguf, GgufErro
             }
         })?;
     disjoint(&reader, &tensors, &records)?;
-    Ok(Gguf { version, alignment, data_offset, metadata, tensors, tensor_index })
+    Ok(Gguf { version, alignment, data_offset, metadata, tensors, tensor_index, parts: Vec::new() })
 }
 
 /// Magic and version.

@@ -51,7 +51,7 @@ impl Cache {
         names.sort();
         let files: Vec<&str> = names.iter().map(String::as_str).collect();
         match choose(reference, &files) {
-            Ok(chosen) => Ok(root.join(files[chosen])),
+            Ok(chosen) => Ok(root.join(files[chosen[0]])),
             Err(HubError::NoFile { .. }) if files.is_empty() => Err(missing()),
             Err(error) => Err(error),
         }

@@ -10,6 +10,8 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use crate::gguf::parts_of;
+
 pub use ollama::ollama;
 
 /// Where models come from and where they are kept.
@@ -93,8 +95,8 @@ pub enum HubError {
     Checksum { name: String, found: String, allowed: String },
     #[error("{name} has no such file; there are {known}")]
     NoFile { name: String, known: String },
-    #[error("{name} is in {parts} parts, which are not read yet; join them with llama-gguf-split --merge")]
-    Split { name: String, parts: usize },
+    #[error("{name} is in {parts} parts, of which {missing} is not there")]
+    Split { name: String, parts: usize, missing: String },
     #[error("{name} is not in {place}")]
     NotThere { name: String, place: PathBuf },
     #[error("{what}: {reason}")]
@@ -110,7 +112,7 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> HubError + '_ {
 /// Told (bytes there, bytes in all); false stops. What came stays for the next time.
 pub type HubProgress<'a> = &'a dyn Fn(u64, u64) -> bool;
 
-/// The file of a model, downloaded if it is not in the cache.
+/// The file of a model, downloaded if it is not in the cache; of a model in several parts the first, with the others beside it.
 ///
 /// Errors: every [`HubError`]; a file whose checksum is wrong is not kept.
 pub fn fetch(
@@ -134,8 +136,27 @@ pub fn fetch(
     }
 }
 
-/// Chooses a file by what was wanted: a name, else a type of quantisation, else Q4_K_M or the only one.
-fn choose(reference: &Reference, files: &[&str]) -> Result<usize, HubError> {
+/// Chooses a file by what was wanted, and with it the other parts of a model in several.
+fn choose(reference: &Reference, files: &[&str]) -> Result<Vec<usize>, HubError> {
+    let one = choose_one(reference, files)?;
+    let Some((_, names)) = parts_of(files[one]) else { return Ok(vec![one]) };
+    let place = |name: &String| {
+        files.iter().position(|file| file == name).ok_or_else(|| HubError::Split {
+            name: reference.to_string(),
+            parts: names.len(),
+            missing: name.clone(),
+        })
+    };
+    names.iter().map(place).collect()
+}
+
+/// Files of the model that a file belongs to.
+fn parts(name: &str) -> usize {
+    parts_of(name).map_or(1, |(_, names)| names.len())
+}
+
+/// Chooses a file: by its name, else by a type of quantisation, else Q4_K_M or the only one.
+fn choose_one(reference: &Reference, files: &[&str]) -> Result<usize, HubError> {
     let models: Vec<usize> = (0..files.len())
         .filter(|&i| files[i].ends_with(".gguf") && !files[i].to_ascii_lowercase().contains("mmproj"))
         .collect();
@@ -160,15 +181,10 @@ fn choose(reference: &Reference, files: &[&str]) -> Result<usize, HubError> {
     };
     let found = match &reference.wanted {
         Some(kind) => of_type(kind),
-        None if models.len() == 1 => models.clone(),
+        None if models.first().is_some_and(|&first| parts(files[first]) == models.len()) => models.clone(),
         None => of_type("Q4_K_M"),
     };
-    match found[..] {
-        [one] => Ok(one),
-        [] => Err(none()),
-        [first, ..] => match files[first].contains("-of-") {
-            true => Err(HubError::Split { name: reference.to_string(), parts: found.len() }),
-            false => Ok(first),
-        },
-    }
+    // What is whole is found before what is in parts.
+    let whole = found.iter().find(|&&file| parts_of(files[file]).is_none());
+    whole.or(found.first()).copied().ok_or_else(none)
 }

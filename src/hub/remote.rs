@@ -111,10 +111,32 @@ pub(super) fn fetch(
     let agent = agent(options)?;
     let (commit, files) = listing(&agent, options, reference)?;
     let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-    let file = &files[choose(reference, &names)?];
+    let chosen = choose(reference, &names)?;
+    let all: u64 = chosen.iter().map(|&at| files[at].size).sum();
+    let (mut before, mut first) = (0, None);
+    for &at in &chosen {
+        let file = &files[at];
+        let told = |there: u64, _: u64| progress(before + there, all);
+        let path = fetch_one(&agent, reference, options, cache, &commit, file, &told)?;
+        before += file.size;
+        first.get_or_insert(path);
+    }
+    first.ok_or_else(|| HubError::NoFile { name: reference.to_string(), known: "no GGUF files".into() })
+}
+
+/// One file, in its place in the cache.
+fn fetch_one(
+    agent: &Agent,
+    reference: &Reference,
+    options: &HubOptions,
+    cache: &Cache,
+    commit: &str,
+    file: &Listed,
+    progress: HubProgress<'_>,
+) -> Result<PathBuf, HubError> {
     let blob = cache.blob(&file.sum);
     if fs::metadata(&blob).is_ok_and(|found| found.len() == file.size) {
-        return cache.link(&commit, &file.name, &file.sum);
+        return cache.link(commit, &file.name, &file.sum);
     }
     let folder = blob.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(io(folder))?;
@@ -122,7 +144,7 @@ pub(super) fn fetch(
     let Reference { org, repo, .. } = reference;
     let url =
         format!("{}/{org}/{repo}/resolve/{commit}/{}", options.endpoint.trim_end_matches('/'), file.name);
-    download(&agent, options, &url, file, &part, progress)?;
+    download(agent, options, &url, file, &part, progress)?;
     let found = checksum(&part)?;
     if found != file.sum {
         // It would be wrong again.
@@ -130,7 +152,7 @@ pub(super) fn fetch(
         return Err(HubError::Checksum { name: file.name.clone(), found, allowed: file.sum.clone() });
     }
     fs::rename(&part, &blob).map_err(io(&blob))?;
-    cache.link(&commit, &file.name, &file.sum)
+    cache.link(commit, &file.name, &file.sum)
 }
 
 /// Fills `part` up to the file's size, from where it is.

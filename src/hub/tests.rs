@@ -67,7 +67,7 @@ fn answer(mut stream: TcpStream, manners: &Mutex<Vec<Manner>>, seen: &Mutex<Vec<
         };
         let body = serde_json::json!({
             "sha": "0123456789abcdef",
-            "siblings": [file("a-Q8_0.gguf"), file("a-Q4_K_M.gguf"), file("mmproj-Q4_K_M.gguf"), file("../../evil.gguf"),
+            "siblings": [file("a-Q8_0.gguf"), file("a-Q4_K_M.gguf"), file("a-Q2_K-00001-of-00002.gguf"), file("a-Q2_K-00002-of-00002.gguf"), file("mmproj-Q4_K_M.gguf"), file("../../evil.gguf"),
                 {"rfilename": "README.md", "size": 5}],
         });
         let body = body.to_string();
@@ -151,7 +151,8 @@ fn references_are_read() {
 
 #[test]
 fn files_are_chosen() {
-    let pick = |text: &str, files: &[&str]| choose(&reference(text), files).map(|i| files[i].to_owned());
+    let pick =
+        |text: &str, files: &[&str]| choose(&reference(text), files).map(|all| files[all[0]].to_owned());
     let files = ["x-IQ4_K_M.gguf", "x-Q4_K_M.gguf", "x-q8_0.gguf", "mmproj-x-Q8_0.gguf", "README.md"];
     assert_eq!(pick("a/b", &files).unwrap(), "x-Q4_K_M.gguf");
     assert_eq!(pick("a/b:Q8_0", &files).unwrap(), "x-q8_0.gguf");
@@ -160,7 +161,15 @@ fn files_are_chosen() {
     assert!(pick("a/b:Q2_K", &files).unwrap_err().to_string().contains("x-Q4_K_M.gguf, x-q8_0.gguf"));
     assert!(pick("a/b", &["README.md"]).unwrap_err().to_string().contains("no GGUF files"));
     let parts = ["x-Q4_K_M-00001-of-00002.gguf", "x-Q4_K_M-00002-of-00002.gguf"];
-    assert!(matches!(pick("a/b", &parts), Err(HubError::Split { parts: 2, .. })));
+    let all = |text: &str, files: &[&str]| choose(&reference(text), files).expect("they are there").len();
+    assert_eq!((pick("a/b", &parts).unwrap(), all("a/b:Q4_K_M", &parts)), (parts[0].to_owned(), 2));
+    assert_eq!(pick("a/b:x-Q4_K_M-00002-of-00002.gguf", &parts).unwrap(), parts[0]);
+    let whole = [&parts[..], &["y-Q4_K_M.gguf"]].concat();
+    assert_eq!(pick("a/b", &whole).unwrap(), "y-Q4_K_M.gguf");
+    let only = parts.map(|name| name.replace("Q4_K_M", "F16"));
+    assert_eq!(all("a/b", &[only[1].as_str(), only[0].as_str()]), 2);
+    let missing = pick("a/b:Q4_K_M", &parts[1..]).unwrap_err().to_string();
+    assert!(missing.contains("in 2 parts, of which x-Q4_K_M-00001-of-00002.gguf is not there"), "{missing}");
 }
 
 #[test]
@@ -188,8 +197,11 @@ fn downloads_survive_bad_servers() {
         assert_eq!(fs::read_to_string(repo.join("refs/main")).expect("a ref"), "0123456789abcdef");
         let blobs: Vec<_> = fs::read_dir(repo.join("blobs")).expect("blobs").flatten().collect();
         assert_eq!((blobs.len(), blobs[0].file_name().to_string_lossy().into_owned()), (1, sum(&content())));
-        // The second time nothing is downloaded; another file with the same content is another name.
+        // The second time nothing is downloaded; parts lie beside each other; another file with the same content is another name.
         fetch(&reference("org/repo:Q8_0"), &options(&server, folder.path()), ANY).expect("there");
+        let parts = fetch(&reference("org/repo:Q2_K"), &options(&server, folder.path()), ANY).expect("there");
+        assert!(parts.ends_with("a-Q2_K-00001-of-00002.gguf"));
+        assert!(parts.with_file_name("a-Q2_K-00002-of-00002.gguf").exists());
         assert_eq!(server.seen.lock().expect("unpoisoned").len(), begins.len());
     }
 }

@@ -161,11 +161,14 @@ impl Session {
         let drafts = draft.tokens();
         let before = self.model.engine().times.device;
         let rows = if drafts.is_empty() {
-            self.logits_of(&[], &CancelToken::new())?.unwrap_or_default()
+            let cancel = self.cancel.clone();
+            self.logits_of(&[], &cancel)?.unwrap_or_default()
         } else {
             let mut engine = self.model.engine();
             let rows = [&self.tokens[base..], drafts].concat();
-            let logits = engine.verified(self.slot, &rows, base as u32)?;
+            let slot = self.slot;
+            let logits =
+                engine.until(self.cancel.flag(), |engine| engine.verified(slot, &rows, base as u32))?;
             self.stats.decode_time += began.elapsed();
             logits
         };
@@ -219,7 +222,9 @@ impl Session {
                 let (mut target, mut engine) = self.model.engines(speculation.draft.as_ref());
                 let count = (k as u32).min(MOST_MODEL_DRAFTS);
                 let (mut tokens, times) = match engine.as_deref_mut() {
-                    Some(engine) => speculation.rounds.propose(&mut target, engine, &self.tokens, count)?,
+                    Some(engine) => target.until(self.cancel.flag(), |target| {
+                        speculation.rounds.propose(target, engine, &self.tokens, count)
+                    })?,
                     None => Default::default(),
                 };
                 tokens.truncate(size_of(tokens.len()));

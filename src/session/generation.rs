@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::choice::{Chooser, Chosen, Constraint};
 use super::{CancelToken, Session};
 use crate::engine::Drawn;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::Path;
 use crate::speculate::{Method, Round};
 use crate::text::{StreamDecoder, may_begin};
@@ -77,40 +77,27 @@ impl Default for GenerateOptions {
     }
 }
 
-/// A running generation.
-pub struct Generation<'a> {
-    session: &'a mut Session,
-    prompt: Vec<u32>,
+/// How far a text is, whoever computes its tokens.
+pub(super) struct Run {
     options: GenerateOptions,
     decoder: StreamDecoder,
     generated: usize,
-    /// Tokens that a round committed and that were not handed out yet. Dropped, they never were.
-    pending: VecDeque<(Result<Drawn>, Source)>,
-    cancel: CancelToken,
-    chooser: Option<Chooser<'a>>,
-    /// Nothing follows the tokens that are pending: the caller's sampler or the constraint ended the text.
-    over: bool,
+    pub(super) cancel: CancelToken,
     stops: Vec<String>,
     /// Text that may be the begin of a text at which to stop.
     held: String,
     /// Set when the next event is the end.
     ends: Option<Finish>,
-    done: bool,
+    pub(super) done: bool,
 }
 
-impl<'a> Generation<'a> {
-    pub(super) fn new(session: &'a mut Session, prompt: &[u32], options: GenerateOptions) -> Self {
-        session.cancel = CancelToken::new();
-        Generation {
-            session,
-            prompt: prompt.to_vec(),
+impl Run {
+    pub(super) fn new(options: GenerateOptions) -> Self {
+        Run {
             options,
             decoder: StreamDecoder::new(),
             generated: 0,
-            pending: VecDeque::new(),
             cancel: CancelToken::new(),
-            chooser: None,
-            over: false,
             stops: Vec::new(),
             held: String::new(),
             ends: None,
@@ -118,26 +105,48 @@ impl<'a> Generation<'a> {
         }
     }
 
-    /// Ends when the token is cancelled, from any thread, between two submissions of a step. What was
-    /// handed out stays in the session.
-    #[must_use]
-    pub fn cancelled_by(mut self, cancel: &CancelToken) -> Self {
-        self.cancel = cancel.clone();
-        self.session.cancel = cancel.clone();
-        self
-    }
-
-    /// Ends before the first of these texts, which is left out of the text. Text that may be the begin of one is held back.
-    #[must_use]
-    pub fn stop_at<S: Into<String>>(mut self, texts: impl IntoIterator<Item = S>) -> Self {
-        self.stops = texts.into_iter().map(Into::into).filter(|text: &String| !text.is_empty()).collect();
-        self
-    }
-
-    fn finish(&mut self, finish: Finish) -> Event {
+    pub(super) fn finish(&mut self, finish: Finish) -> Event {
         self.done = true;
         let held = std::mem::take(&mut self.held);
         Event::Done { finish, text: held + &self.decoder.finish() }
+    }
+
+    /// Tokens that may still come.
+    ///
+    /// Errors: why none may.
+    pub(super) fn left(&self) -> Result<usize, Finish> {
+        if let Some(finish) = self.ends {
+            return Err(finish);
+        }
+        if self.cancel.is_cancelled() {
+            return Err(Finish::Cancelled);
+        }
+        match self.options.max_tokens.map_or(usize::MAX, |most| most.saturating_sub(self.generated)) {
+            0 => Err(Finish::Length),
+            left => Ok(left),
+        }
+    }
+
+    /// Whether the token drawn last has no place in the context.
+    pub(super) fn is_full(&self, session: &Session) -> bool {
+        self.generated > 0 && session.tokens.len() > session.model.context() as usize
+    }
+
+    /// Hands a token out: from now on it is the conversation's.
+    pub(super) fn take(&mut self, session: &mut Session, drawn: Drawn, source: Source) -> Event {
+        // Whatever a round computed beyond this token is not the conversation's until it is handed out.
+        session.computed_by(Path::Rows, session.tokens.len());
+        let model = session.model.clone();
+        let vocabulary = model.vocabulary();
+        if !self.options.ignore_end && vocabulary.is_some_and(|v| v.is_end(drawn.token)) {
+            return self.finish(Finish::End);
+        }
+        self.generated += 1;
+        session.stats.generated += 1;
+        session.tokens.push(drawn.token);
+        let text = vocabulary.map_or_else(String::new, |v| self.decoder.push(v, drawn.token));
+        let text = self.pass(text);
+        Event::Token(Token { id: drawn.token, text, logprob: drawn.logprob, source })
     }
 
     /// Holds text back that may be the begin of a text at which to stop.
@@ -155,18 +164,60 @@ impl<'a> Generation<'a> {
         let sure = self.held.len() - may;
         self.held.drain(..sure).collect()
     }
+}
+
+/// A running generation.
+pub struct Generation<'a> {
+    session: &'a mut Session,
+    prompt: Vec<u32>,
+    run: Run,
+    /// Tokens that a round committed and that were not handed out yet. Dropped, they never were.
+    pending: VecDeque<(Result<Drawn>, Source)>,
+    chooser: Option<Chooser<'a>>,
+    /// Nothing follows the tokens that are pending: the caller's sampler or the constraint ended the text.
+    over: bool,
+}
+
+impl<'a> Generation<'a> {
+    pub(super) fn new(session: &'a mut Session, prompt: &[u32], options: GenerateOptions) -> Self {
+        session.cancel = CancelToken::new();
+        Generation {
+            session,
+            prompt: prompt.to_vec(),
+            run: Run::new(options),
+            pending: VecDeque::new(),
+            chooser: None,
+            over: false,
+        }
+    }
+
+    /// Ends when the token is cancelled, from any thread, between two submissions of a step. What was
+    /// handed out stays in the session.
+    #[must_use]
+    pub fn cancelled_by(mut self, cancel: &CancelToken) -> Self {
+        self.run.cancel = cancel.clone();
+        self.session.cancel = cancel.clone();
+        self
+    }
+
+    /// Ends before the first of these texts, which is left out of the text. Text that may be the begin of one is held back.
+    #[must_use]
+    pub fn stop_at<S: Into<String>>(mut self, texts: impl IntoIterator<Item = S>) -> Self {
+        self.run.stops = texts.into_iter().map(Into::into).filter(|text: &String| !text.is_empty()).collect();
+        self
+    }
 
     /// Lets somebody on the host choose the next tokens, which become pending. `Some` for a round of a session that speculates.
     fn chosen(&mut self, left: usize) -> Result<Option<Event>> {
         let Some(chooser) = &mut self.chooser else { return Ok(None) };
         let mut chosen =
-            Chosen { tokens: &mut self.pending, ignore_end: self.options.ignore_end, over: false };
+            Chosen { tokens: &mut self.pending, ignore_end: self.run.options.ignore_end, over: false };
         let round = if self.prompt.is_empty() {
             self.session.choose_more(left, chooser, &mut chosen)?
         } else {
             let prompt = std::mem::take(&mut self.prompt);
-            if !self.session.choose_first(&prompt, &self.cancel, chooser, &mut chosen)? {
-                self.ends = Some(Finish::Cancelled);
+            if !self.session.choose_first(&prompt, &self.run.cancel, chooser, &mut chosen)? {
+                self.run.ends = Some(Finish::Cancelled);
             }
             None
         };
@@ -175,23 +226,17 @@ impl<'a> Generation<'a> {
     }
 
     fn step(&mut self) -> Result<Event> {
-        if let Some(finish) = self.ends {
-            return Ok(self.finish(finish));
-        }
-        if self.cancel.is_cancelled() {
-            return Ok(self.finish(Finish::Cancelled));
-        }
-        let left = self.options.max_tokens.map_or(usize::MAX, |most| most.saturating_sub(self.generated));
-        if left == 0 {
-            return Ok(self.finish(Finish::Length));
-        }
+        let left = match self.run.left() {
+            Ok(left) => left,
+            Err(finish) => return Ok(self.run.finish(finish)),
+        };
         let (drawn, source) = if let Some((drawn, source)) = self.pending.pop_front() {
             (drawn?, source)
-        } else if self.generated > 0 && self.session.tokens.len() > self.session.model.context() as usize {
-            return Ok(self.finish(Finish::Context));
+        } else if self.run.is_full(self.session) {
+            return Ok(self.run.finish(Finish::Context));
         } else if let (true, Some(chooser)) = (self.over, &self.chooser) {
             let finish = if chooser.is_constraint() { Finish::End } else { Finish::Stop };
-            return Ok(self.finish(finish));
+            return Ok(self.run.finish(finish));
         } else if self.chooser.is_some() {
             return match self.chosen(left)? {
                 Some(round) => Ok(round),
@@ -199,9 +244,9 @@ impl<'a> Generation<'a> {
             };
         } else if !self.prompt.is_empty() {
             let prompt = std::mem::take(&mut self.prompt);
-            match self.session.prefill(&prompt, &self.cancel)? {
+            match self.session.prefill(&prompt, &self.run.cancel)? {
                 Some(drawn) => (drawn, Source::Target),
-                None => return Ok(self.finish(Finish::Cancelled)),
+                None => return Ok(self.run.finish(Finish::Cancelled)),
             }
         } else if self.session.speculation.is_some() {
             let round = self.session.round(left, &mut self.pending)?;
@@ -209,19 +254,7 @@ impl<'a> Generation<'a> {
         } else {
             (self.session.decode()?, Source::Target)
         };
-        // Whatever a round computed beyond this token is not the conversation's until it is handed out.
-        self.session.computed_by(Path::Rows, self.session.tokens.len());
-        let model = self.session.model.clone();
-        let vocabulary = model.vocabulary();
-        if !self.options.ignore_end && vocabulary.is_some_and(|v| v.is_end(drawn.token)) {
-            return Ok(self.finish(Finish::End));
-        }
-        self.generated += 1;
-        self.session.stats.generated += 1;
-        self.session.tokens.push(drawn.token);
-        let text = vocabulary.map_or_else(String::new, |v| self.decoder.push(v, drawn.token));
-        let text = self.pass(text);
-        Ok(Event::Token(Token { id: drawn.token, text, logprob: drawn.logprob, source }))
+        Ok(self.run.take(self.session, drawn, source))
     }
 }
 
@@ -265,14 +298,14 @@ impl Iterator for Generation<'_> {
     type Item = Result<Event>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
+        if self.run.done {
             return None;
         }
         let event = match self.step() {
-            Err(Error::Cancelled) => Ok(self.finish(Finish::Cancelled)),
+            Err(Error::Cancelled) => Ok(self.run.finish(Finish::Cancelled)),
             event => event,
         };
-        self.done |= event.is_err();
+        self.run.done |= event.is_err();
         Some(event)
     }
 }

@@ -1,5 +1,6 @@
 //! One conversation with a model: its tokens, its place in the cache, and the text that comes out.
 
+mod batch;
 mod cancel;
 mod choice;
 mod generation;
@@ -12,6 +13,7 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
+pub use batch::Batch;
 pub use cancel::CancelToken;
 pub use choice::Constraint;
 pub use generation::{Event, Finish, GenerateOptions, Generation, Source, Token};

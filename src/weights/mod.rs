@@ -137,6 +137,9 @@ fn import<'a>(
     wanted: &[&'a TensorInfo],
 ) -> Result<std::result::Result<(Vec<Placement<'a>>, Vec<Buffer>), String>> {
     let caps = device.caps();
+    if gguf.files() > 1 {
+        return Ok(Err(format!("the model is in {} files", gguf.files())));
+    }
     let Some(align) = caps.import_alignment else {
         return Ok(Err(format!("{} cannot import memory", caps.name)));
     };

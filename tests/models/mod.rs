@@ -1,5 +1,6 @@
 //! Whole models: logits against golden files, greedy texts, and bits that must not depend on how rows are grouped.
 
+mod batch;
 mod bits;
 mod borrowed;
 mod constrain;
@@ -16,6 +17,7 @@ mod refusals;
 mod simulated;
 mod slices;
 mod speculation;
+mod split;
 mod story;
 
 use std::path::PathBuf;
