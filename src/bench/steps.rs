@@ -25,6 +25,8 @@ pub enum Kind {
     Both(u32, u32),
     /// Verification of so many rows: the cursor and drafts, draws and acceptance; 1 is a decode step.
     Rows(u32),
+    /// Tokens of so many conversations that decode together.
+    Sessions(u32),
 }
 
 /// A test.
@@ -41,7 +43,7 @@ impl Test {
         match self.kind {
             Kind::Prompt(n) | Kind::Generate(n) => u64::from(n),
             Kind::Both(prompt, generated) => u64::from(prompt) + u64::from(generated),
-            Kind::Rows(rows) => u64::from(rows) * u64::from(VERIFICATIONS),
+            Kind::Rows(rows) | Kind::Sessions(rows) => u64::from(rows) * u64::from(VERIFICATIONS),
         }
     }
 
@@ -52,6 +54,7 @@ impl Test {
             Kind::Both(prompt, generated) => prompt.saturating_add(generated),
             // The cursor moves one on where a draft happens to be right; idle rows have positions too.
             Kind::Rows(_) => 2 * MOST_ROWS,
+            Kind::Sessions(_) => VERIFICATIONS,
         };
         self.depth.saturating_add(new).saturating_add(1)
     }
@@ -63,10 +66,11 @@ impl Test {
             Kind::Generate(n) => (0, n),
             Kind::Both(prompt, generated) => (prompt, generated),
             Kind::Rows(_) => (0, 0),
+            Kind::Sessions(count) => (0, count * VERIFICATIONS),
         }
     }
 
-    /// Errors: nothing to compute, more rows than a verification can have.
+    /// Errors: nothing to compute, more rows than a step of them can have.
     pub fn check(&self) -> Result<()> {
         let argument = |what: &str, found: u32, allowed: String| {
             Err(Error::Argument { what: what.into(), found: found.to_string(), allowed })
@@ -74,6 +78,9 @@ impl Test {
         match self.kind {
             Kind::Prompt(0) | Kind::Generate(0) | Kind::Both(0, _) | Kind::Both(_, 0) => {
                 argument("the number of tokens of a test", 0, "1 or more".into())
+            }
+            Kind::Sessions(count) if !(1..=MOST_ROWS).contains(&count) => {
+                argument("the number of conversations of a step", count, format!("1 to {MOST_ROWS}"))
             }
             Kind::Rows(rows) if !(1..=MOST_ROWS).contains(&rows) => {
                 argument("the number of rows of a verification", rows, format!("1 to {MOST_ROWS}"))
@@ -90,6 +97,7 @@ impl fmt::Display for Test {
             Kind::Generate(n) => write!(f, "tg{n}")?,
             Kind::Both(prompt, generated) => write!(f, "pp{prompt}+tg{generated}")?,
             Kind::Rows(rows) => write!(f, "rows{rows}")?,
+            Kind::Sessions(count) => write!(f, "sessions{count}")?,
         }
         if self.depth > 0 { write!(f, " @ d{}", self.depth) } else { Ok(()) }
     }
@@ -111,6 +119,8 @@ pub struct Runner {
     slot: u32,
     /// Positions that hold what was computed for a depth.
     filled: u32,
+    /// Places of further conversations, each with its positions that hold what was computed for a depth.
+    others: Vec<(u32, u32)>,
     /// State of the tokens' generator.
     state: u64,
     rounds: Option<Rounds>,
@@ -120,7 +130,8 @@ impl Runner {
     /// Errors: no free place in the model.
     pub fn new(model: &Model) -> Result<Self> {
         let slot = model.engine().take_slot()?;
-        let runner = Runner { model: model.clone(), slot, filled: 0, state: 1, rounds: None };
+        let runner =
+            Runner { model: model.clone(), slot, filled: 0, others: Vec::new(), state: 1, rounds: None };
         let mut engine = model.engine();
         let record = SamplerOptions::greedy().record(engine.history_of(slot))?;
         engine.set_sampler(slot, &record, &[])?;
@@ -158,17 +169,36 @@ impl Runner {
                 ),
             });
         }
-        if self.filled < test.depth {
-            let tokens = self.tokens(test.depth - self.filled);
-            let model = self.model.clone();
-            let mut engine = model.engine();
-            let size = engine.batch() as usize;
-            for chunk in tokens.chunks(size) {
-                engine.tokens(self.slot, chunk, self.filled, Path::Prefill, Tail::None)?;
-                self.filled += chunk.len() as u32;
+        self.fill(self.slot, self.filled, test.depth)?;
+        self.filled = test.depth;
+        if let Kind::Sessions(count) = test.kind {
+            while self.others.len() + 1 < count as usize {
+                let model = self.model.clone();
+                let mut engine = model.engine();
+                let slot = engine.take_slot()?;
+                self.others.push((slot, 0));
+                let record = SamplerOptions::greedy().record(engine.history_of(slot))?;
+                engine.set_sampler(slot, &record)?;
+            }
+            for at in 0..count as usize - 1 {
+                let (slot, filled) = self.others[at];
+                self.fill(slot, filled, test.depth)?;
+                self.others[at].1 = test.depth;
             }
         }
-        self.filled = test.depth;
+        Ok(())
+    }
+
+    /// Computes a conversation's positions up to a depth.
+    fn fill(&mut self, slot: u32, mut filled: u32, depth: u32) -> Result<()> {
+        let tokens = self.tokens(depth.saturating_sub(filled));
+        let model = self.model.clone();
+        let mut engine = model.engine();
+        let size = engine.batch() as usize;
+        for chunk in tokens.chunks(size) {
+            engine.tokens(slot, chunk, filled, Path::Prefill, Tail::None)?;
+            filled += chunk.len() as u32;
+        }
         Ok(())
     }
 
@@ -179,7 +209,7 @@ impl Runner {
         let tokens = match test.kind {
             Kind::Prompt(n) | Kind::Both(n, _) => self.tokens(n),
             Kind::Generate(_) => self.tokens(1),
-            Kind::Rows(rows) => self.tokens(rows),
+            Kind::Rows(rows) | Kind::Sessions(rows) => self.tokens(rows),
         };
         let model = self.model.clone();
         let mut engine = model.engine();
@@ -198,6 +228,7 @@ impl Runner {
                 self.prompt(&mut engine, &tokens, test.depth)?;
                 self.decode(&mut engine, test.depth + prompt, count)?;
             }
+            Kind::Sessions(_) => self.together(&mut engine, &tokens, test.depth)?,
             Kind::Rows(_) => {
                 for _ in 0..VERIFICATIONS {
                     let round = self.verify(&mut engine, &tokens, test.depth)?;
@@ -246,6 +277,20 @@ impl Runner {
         (from..from + count).try_for_each(|position| engine.decode(self.slot, position, DRAW).map(|_| ()))
     }
 
+    /// A token of each conversation in each step.
+    fn together(&self, engine: &mut Engine, tokens: &[u32], depth: u32) -> Result<()> {
+        let slots = std::iter::once(self.slot).chain(self.others.iter().map(|(slot, _)| *slot));
+        let mut from: Vec<(u32, u32, u32)> =
+            slots.zip(tokens).map(|(slot, &token)| (slot, token, depth)).collect();
+        for _ in 0..VERIFICATIONS {
+            let drawn = engine.decode_rows(&from, DRAW)?;
+            for (row, drawn) in from.iter_mut().zip(drawn) {
+                *row = (row.0, drawn?.token, row.2 + 1);
+            }
+        }
+        Ok(())
+    }
+
     /// Verifies all but the first of `tokens` as drafts; gives the device's time.
     fn verify(&mut self, engine: &mut Engine, tokens: &[u32], depth: u32) -> Result<Option<Duration>> {
         engine.set_cursor(self.slot, tokens[0], depth)?;
@@ -290,6 +335,8 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        self.model.engine().free_slot(self.slot);
+        let mut engine = self.model.engine();
+        engine.free_slot(self.slot);
+        self.others.iter().for_each(|(slot, _)| engine.free_slot(*slot));
     }
 }

@@ -28,10 +28,12 @@ fn json_has_the_columns_of_llama_bench_all_samples_and_every_label() {
     if harness::device().is_none() {
         return;
     }
-    let all = bench(&["-m", STORIES, "-p", "20", "-n", "6", "--rows", "1-3", "-o", "json"]).json();
+    let all =
+        bench(&["-m", STORIES, "-p", "20", "-n", "6", "--rows", "1-3", "--sessions", "1,3", "-o", "json"])
+            .json();
     let rows = all.as_array().expect("a list");
     let tests: Vec<_> = rows.iter().map(|row| row["vk_test"].as_str().expect("a name")).collect();
-    assert_eq!(tests, ["pp20", "tg6", "rows1", "rows2", "rows3"]);
+    assert_eq!(tests, ["pp20", "tg6", "rows1", "rows2", "rows3", "sessions1", "sessions3"]);
     for row in rows {
         for name in names() {
             assert!(row.get(name).is_some(), "{name} is missing");

@@ -28,6 +28,31 @@ fn a_conversation_goes_on() {
     assert_eq!(again.succeeds().out.trim_end(), lines[1], "{said:?}");
 }
 
+/// At a terminal: keys edit the line, the arrow brings an earlier one back, and nothing else is different.
+#[cfg(unix)]
+#[test]
+fn a_conversation_at_a_terminal() {
+    // A pseudo terminal from util-linux; a character follows the other as fast as it is read.
+    if !Command::new("script").arg("--version").output().is_ok_and(|said| said.status.success()) {
+        crate::harness::skip("the program `script` is not there; chat is not tried at a terminal");
+        return;
+    }
+    let program = format!("{} {} 8 --no-history", env!("CARGO_BIN_EXE_vkllm"), ARGUMENTS.join(" "));
+    let mut command = Command::new("script");
+    command.args(["-qec", &program, "/dev/null"]).env("XDG_CACHE_HOME", scratch()).env("TERM", "xterm");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let mut keys = child.stdin.take().expect("piped");
+    // Erases what was mistyped; clears; goes up over /clear to the first line.
+    keys.write_all(b"Once upon a tinx\x7f\x7fme\r/clear\r\x1b[A\x1b[A\r/quit\r").expect("it listens");
+    let said = child.wait_with_output().expect("it ends");
+    let out = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.status.success(), "{out}");
+    let once = chat(&["8"], "Once upon a time\n").out;
+    assert_eq!(out.matches(once.trim_end()).count(), 2, "{out}");
+    assert!(!out.contains("panicked"), "{out}");
+}
+
 #[test]
 fn commands_change_the_conversation() {
     let file = scratch().join("chat.json");

@@ -147,6 +147,9 @@ pub(super) struct RunArgs {
     /// Verification of so many rows, for example 1-16
     #[arg(long, value_name = "LIST")]
     pub(super) rows: Option<Numbers>,
+    /// So many conversations that decode together, a token of each in a step, for example 1,2,4,8
+    #[arg(long, value_name = "LIST")]
+    pub(super) sessions: Option<Numbers>,
     /// Repetitions of each test
     #[arg(short = 'r', long, value_name = "N", default_value_t = 5)]
     pub(super) repetitions: usize,
@@ -221,7 +224,7 @@ impl RunArgs {
     pub(super) fn asks_for_a_model(&self) -> bool {
         let counts =
             self.n_prompt.is_some() || self.n_gen.is_some() || self.rows.is_some() || !self.pg.is_empty();
-        counts || self.startup || self.soak.is_some()
+        counts || self.sessions.is_some() || self.startup || self.soak.is_some()
     }
 
     /// (prompt, generated) of the combined tests.

@@ -93,7 +93,8 @@ fn activations(arg: ActivationsArg) -> (Activations, &'static str) {
 fn tests(args: &RunArgs, file: &ModelFile, built_in: bool) -> Result<Vec<Test>, Failure> {
     let pairs = args.pairs()?;
     let other = !pairs.is_empty() || args.rows.is_some() || args.spec.is_some() || args.model_draft.is_some();
-    let other = other || args.startup || args.soak.is_some() || !args.kernels.is_empty();
+    let other =
+        other || args.sessions.is_some() || args.startup || args.soak.is_some() || !args.kernels.is_empty();
     // The number of tokens is then that of texts.
     let texts = args.spec.is_some() || args.model_draft.is_some();
     // The small model's context is small.
@@ -111,6 +112,7 @@ fn tests(args: &RunArgs, file: &ModelFile, built_in: bool) -> Result<Vec<Test>, 
     }
     kinds.extend(pairs.into_iter().map(|(prompt, generated)| Kind::Both(prompt, generated)));
     kinds.extend(args.rows.iter().flat_map(|rows| &rows.0).map(|rows| Kind::Rows(*rows)));
+    kinds.extend(args.sessions.iter().flat_map(|counts| &counts.0).map(|count| Kind::Sessions(*count)));
     let mut depths = args.n_depth.0.clone();
     depths.sort_unstable();
     let mut all = Vec::new();
@@ -170,7 +172,9 @@ fn plans(args: &RunArgs, wanted: Option<&spec::Wanted>, device: &Device) -> Resu
                                 context.min(file.config.context),
                             )));
                         }
+                        let together = args.sessions.iter().flat_map(|counts| &counts.0).max();
                         let options = ModelOptions {
+                            sessions: together.copied().unwrap_or(1),
                             context: Some(context),
                             batch,
                             activations,
