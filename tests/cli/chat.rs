@@ -1,6 +1,6 @@
 //! `vkllm chat` through a pipe: what was said stays, commands work, Ctrl-C ends an answer alone.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 use super::{command, on_reference, scratch, vkllm_with};
@@ -32,7 +32,7 @@ fn a_conversation_goes_on() {
 #[cfg(unix)]
 #[test]
 fn a_conversation_at_a_terminal() {
-    // A pseudo terminal from util-linux; a character follows the other as fast as it is read.
+    // A pseudo terminal from util-linux.
     if !Command::new("script").arg("--version").output().is_ok_and(|said| said.status.success()) {
         crate::harness::skip("the program `script` is not there; chat is not tried at a terminal");
         return;
@@ -42,12 +42,28 @@ fn a_conversation_at_a_terminal() {
     command.args(["-qec", &program, "/dev/null"]).env("XDG_CACHE_HOME", scratch()).env("TERM", "xterm");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("it starts");
-    let mut keys = child.stdin.take().expect("piped");
+    let mut keys = child.stdin.take();
     // Erases what was mistyped; clears; goes up over /clear to the first line.
-    keys.write_all(b"Once upon a tinx\x7f\x7fme\r/clear\r\x1b[A\x1b[A\r/quit\r").expect("it listens");
-    let said = child.wait_with_output().expect("it ends");
-    let out = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(said.status.success(), "{out}");
+    let mut lines = ["Once upon a tinx\x7f\x7fme\r", "/clear\r", "\x1b[A\x1b[A\r", "/quit\r"].into_iter();
+    let (mut out, mut seen) = (Vec::new(), 0);
+    let mut said = child.stdout.take().expect("piped");
+    let mut chunk = [0; 4096];
+    while let Ok(count @ 1..) = said.read(&mut chunk) {
+        out.extend_from_slice(&chunk[..count]);
+        // The editor switches pasting as a whole on when it begins to listen; what is typed before may be dropped.
+        let listens = String::from_utf8_lossy(&out).matches("\x1b[?2004h").count();
+        while seen < listens {
+            seen += 1;
+            match lines.next() {
+                Some(line) => {
+                    keys.iter_mut().for_each(|keys| keys.write_all(line.as_bytes()).expect("it listens"))
+                }
+                None => keys = None,
+            }
+        }
+    }
+    let out = String::from_utf8_lossy(&out).into_owned();
+    assert!(child.wait().expect("it ends").success(), "{out}");
     let once = chat(&["8"], "Once upon a time\n").out;
     assert_eq!(out.matches(once.trim_end()).count(), 2, "{out}");
     assert!(!out.contains("panicked"), "{out}");
