@@ -141,6 +141,7 @@ impl From<SamplerOptions> for VkllmSampler {
             frequency_penalty,
             presence_penalty,
             repeat_last_n,
+            ..
         } = options;
         VkllmSampler {
             temperature,
@@ -169,6 +170,7 @@ impl From<VkllmSampler> for SamplerOptions {
             presence_penalty,
             repeat_last_n,
         } = options;
+        #[allow(clippy::needless_update)] // What C does not have keeps its default.
         SamplerOptions {
             temperature,
             top_k,
@@ -179,6 +181,7 @@ impl From<VkllmSampler> for SamplerOptions {
             frequency_penalty,
             presence_penalty,
             repeat_last_n,
+            ..SamplerOptions::default()
         }
     }
 }
