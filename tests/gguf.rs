@@ -2,8 +2,11 @@
 //! what is not a regular file, and the real files that stand beside the checkout.
 
 pub(crate) mod build;
+mod child;
 mod corpus;
 mod heap;
+mod models;
+pub(crate) mod tiny;
 
 use build::*;
 use corpus::Expect;

@@ -15,10 +15,12 @@ use crate::text::{Span, Vocabulary};
 
 /// Bytes that a template may have; the longest in use have some 30,000.
 const LARGEST: usize = 1 << 20;
-/// Instructions of one rendering. A message takes some hundred.
-const FUEL: u64 = 20_000_000;
+/// Instructions of one rendering, and further ones for each message, which takes some hundred; a template that looks at all
+/// messages for each of them some more.
+const FUEL: u64 = 500_000;
+const FUEL_PER_MESSAGE: u64 = 20_000;
 /// Bytes that a rendering may have beyond eight times its input.
-const OUTPUT: usize = 16 << 20;
+const OUTPUT: usize = 4 << 20;
 const TIME: Duration = Duration::from_secs(5);
 /// Depth of calls of macros and of nested blocks.
 const DEPTH: usize = 200;
@@ -163,7 +165,6 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| ChatError::Template { reason: error.to_string() })?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(DEPTH);
         environment.set_unknown_method_callback(functions::method);
         environment.add_filter("tojson", functions::tojson);
@@ -270,19 +271,22 @@ impl ChatTemplate {
             set("tools", options.tools.iter().map(|tool| scope.json(tool)).collect::<Vec<_>>().into());
         }
         let failed = |error: &minijinja::Error| ChatError::Render { reason: error.to_string() };
-        let template = self.environment.get_template(NAME).map_err(|error| failed(&error))?;
+        let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64;
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(fuel));
+        let template = environment.get_template(NAME).map_err(|error| failed(&error))?;
         let mut out = Vec::new();
         let allowed = OUTPUT.saturating_add(input.saturating_mul(8));
         let until = Instant::now() + TIME;
         let context = Value::from_pairs(variables);
         let rendered = template.render_captured_to(context, Limited { out: &mut out, allowed, until });
-        rendered.map_err(|error| explain(&error))?;
+        rendered.map_err(|error| explain(&error, fuel))?;
         String::from_utf8(out).map_err(|error| ChatError::Render { reason: error.to_string() })
     }
 }
 
 /// What a template's failure means.
-fn explain(error: &minijinja::Error) -> ChatError {
+fn explain(error: &minijinja::Error, fuel: u64) -> ChatError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(inner) = cause {
         if let Some(Raised(reason)) = inner.downcast_ref() {
@@ -292,7 +296,7 @@ fn explain(error: &minijinja::Error) -> ChatError {
             return ChatError::Limit { allowed: inner.to_string() };
         }
         if inner.downcast_ref::<minijinja::Error>().is_some_and(|e| e.kind() == ErrorKind::OutOfFuel) {
-            return ChatError::Limit { allowed: format!("{FUEL} instructions") };
+            return ChatError::Limit { allowed: format!("{fuel} instructions") };
         }
         cause = inner.source();
     }

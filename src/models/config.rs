@@ -5,7 +5,7 @@ use super::recurrent::{self, LayerKind, RecurrentConfig};
 use super::rope::{self, RopeScaling};
 use super::{ARCHITECTURES, Architecture, HeadNorm, Pairing, Scale};
 use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, escaped};
 
 /// What the metadata say about a decoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,22 +92,28 @@ impl Config {
     pub fn read(gguf: &Gguf) -> Result<Self> {
         let meta = gguf.metadata();
         let refuse = |reason: String| Error::Model { path: gguf.path().to_owned(), reason };
+        if let Some(parts) = meta.u32("split.count")?.filter(|parts| *parts > 1) {
+            let allowed = "a model in one file, into which its parts have to be merged first";
+            return Err(meta.refuse("split.count", parts, allowed).into());
+        }
         let name = meta.require_str("general.architecture")?;
         let architecture = ARCHITECTURES.iter().find(|a| a.name == name).ok_or_else(|| {
             let known: Vec<_> = ARCHITECTURES.iter().map(|a| a.name).collect();
-            let shown: String = name.chars().take(64).flat_map(char::escape_default).collect();
-            refuse(format!("general.architecture is \"{shown}\"; supported are {}", known.join(", ")))
+            let found = format!("\"{}\"", escaped(name.as_bytes()));
+            meta.refuse("general.architecture", found, format_args!("one of {}", known.join(", ")))
         })?;
         let key = |suffix: &str| format!("{}.{suffix}", architecture.name);
         let within = |suffix: &str, value: u32, low: u32, high: u32| {
-            if (low..=high).contains(&value) {
-                Ok(value)
-            } else {
-                Err(refuse(format!("{} is {value}; allowed is {low} to {high}", key(suffix))))
-            }
+            let fits = (low..=high).contains(&value);
+            let refuse = || meta.refuse(&key(suffix), value, format_args!("{low} to {high}"));
+            if fits { Ok(value) } else { Err(Error::from(refuse())) }
         };
         let required = |suffix: &str, high: u32| within(suffix, meta.require_u32(&key(suffix))?, 1, high);
         let blocks = required("block_count", MAX_LAYERS)?;
+        if blocks as usize > gguf.tensors().len() {
+            let allowed = format!("at most one for each of the {} tensors", gguf.tensors().len());
+            return Err(meta.refuse(&key("block_count"), blocks, allowed).into());
+        }
         // The last blocks may predict further tokens; they take no part in the logits.
         let layers = match meta.u32(&key("nextn_predict_layers"))? {
             Some(extra) => blocks - within("nextn_predict_layers", extra, 0, blocks - 1)?,
@@ -148,11 +154,8 @@ impl Config {
             _ => heads,
         };
         if heads % kv_heads != 0 {
-            return Err(refuse(format!(
-                "{} is {heads}, not a multiple of {} {kv_heads}",
-                key("attention.head_count"),
-                key("attention.head_count_kv")
-            )));
+            let allowed = format!("a multiple of the {kv_heads} of {}", key("attention.head_count_kv"));
+            return Err(meta.refuse(&key("attention.head_count"), heads, allowed).into());
         }
         let head_size = |suffix: &str| -> Result<u32> {
             let value = match meta.u32(&key(suffix))? {
@@ -168,7 +171,7 @@ impl Config {
             };
             within(suffix, value, 8, if architecture.latent { MAX_LATENT } else { MAX_HEAD })?;
             if value % 8 != 0 {
-                return Err(refuse(format!("{} is {value}; allowed are multiples of 8", key(suffix))));
+                return Err(meta.refuse(&key(suffix), value, "a multiple of 8").into());
             }
             Ok(value)
         };
@@ -188,8 +191,8 @@ impl Config {
         };
         let step = if architecture.pairing == Pairing::Halves { 4 } else { 2 };
         if rot % step != 0 {
-            let found = format!("{} is {rot}", key("rope.dimension_count"));
-            return Err(refuse(format!("{found}; allowed are multiples of {step}")));
+            let allowed = format!("a multiple of {step}");
+            return Err(meta.refuse(&key("rope.dimension_count"), rot, allowed).into());
         }
         let positive = |suffix: &str, default: Option<f32>| -> Result<f32> {
             let value = match (meta.f32(&key(suffix))?, default) {
@@ -199,7 +202,7 @@ impl Config {
             if value > 0.0 && value.is_finite() {
                 Ok(value)
             } else {
-                Err(refuse(format!("{} is {value}; allowed are positive numbers", key(suffix))))
+                Err(meta.refuse(&key(suffix), value, "a positive number").into())
             }
         };
         let context = match meta.u32(&key("context_length"))? {
@@ -242,7 +245,7 @@ impl Config {
             for (suffix, size) in [("key_length_mla", key_size), ("value_length_mla", value)] {
                 if size % 4 != 0 {
                     let name = key(&format!("attention.{suffix}"));
-                    return Err(refuse(format!("{name} is {size}; allowed are multiples of 4")));
+                    return Err(meta.refuse(&name, size, "a multiple of 4").into());
                 }
             }
             Some(LatentConfig { q_rank, key: key_size, value })
@@ -287,20 +290,17 @@ impl Config {
             }
             _ => None,
         };
-        let embedding = gguf
-            .tensor("token_embd.weight")
-            .ok_or_else(|| refuse("the tensor token_embd.weight is missing".into()))?;
+        let embedding = gguf.require_tensor("token_embd.weight")?;
         let vocab = embedding.dims.get(1).copied().unwrap_or(0);
         if vocab == 0 || vocab > 1 << 24 {
-            return Err(refuse(format!("token_embd.weight has {vocab} rows; allowed is 1 to {}", 1 << 24)));
+            let allowed = format!("1 to {} rows", 1 << 24);
+            return Err(gguf.refuse_tensor(embedding, format_args!("{vocab} rows"), allowed).into());
         }
         if let Some(stated) = meta.u32(&key("vocab_size"))?
             && u64::from(stated) != vocab
         {
-            return Err(refuse(format!(
-                "{} is {stated}, but token_embd.weight has {vocab} rows",
-                key("vocab_size")
-            )));
+            let allowed = format!("{vocab}, the rows of token_embd.weight");
+            return Err(meta.refuse(&key("vocab_size"), stated, allowed).into());
         }
         Ok(Config {
             architecture,
@@ -382,8 +382,8 @@ fn read_window(gguf: &Gguf, architecture: &Architecture, layers: u32) -> Result<
     let layers: Vec<bool> = if meta.is_array(&pattern) {
         let stated = meta.bools(&pattern)?.unwrap_or_default();
         if stated.len() < layers as usize {
-            let reason = format!("{pattern} has {} entries; allowed are {layers} or more", stated.len());
-            return Err(Error::Model { path: gguf.path().to_owned(), reason });
+            let found = format!("{} entries", stated.len());
+            return Err(meta.refuse(&pattern, found, format_args!("{layers} or more")).into());
         }
         stated[..layers as usize].to_vec()
     } else {

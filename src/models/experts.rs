@@ -28,8 +28,7 @@ pub(super) fn read(gguf: &Gguf, architecture: &Architecture, ffn: u32) -> Result
     let meta = gguf.metadata();
     let key = |suffix: &str| format!("{}.{suffix}", architecture.name);
     let refuse = |suffix: &str, found: &dyn std::fmt::Display, allowed: String| {
-        let reason = format!("{} is {found}; allowed is {allowed}", key(suffix));
-        Error::Model { path: gguf.path().to_owned(), reason }
+        Error::from(meta.refuse(&key(suffix), found, allowed))
     };
     let within = |suffix: &str, value: u32, low: u32, high: u32| {
         let fits = (low..=high).contains(&value);

@@ -240,24 +240,25 @@ fn feed_forward(config: &Config, add: &mut Add<'_>) {
 /// Errors: a missing tensor, a wrong shape, a vector that is not f32; all before any memory is taken.
 pub fn required_tensors<'a>(gguf: &'a Gguf, config: &Config) -> Result<Vec<&'a TensorInfo>> {
     const F32: u32 = 0;
-    let refuse = |reason: String| Error::Model { path: gguf.path().to_owned(), reason };
     let mut wanted = Vec::new();
     for Expected { name, k, n, count, presence } in expected(config) {
-        let Some(info) = gguf.tensor(&name) else {
-            if presence == Presence::Required {
-                return Err(refuse(format!("the tensor {name} is missing")));
-            }
-            continue;
+        let info = match presence {
+            Presence::Required => gguf.require_tensor(&name)?,
+            Presence::Optional => match gguf.tensor(&name) {
+                Some(info) => info,
+                None => continue,
+            },
         };
         let dims: Vec<u64> = [k, n, count].into_iter().take(if count > 1 { 3 } else { 2 }).collect();
         // Trailing dimensions of one may be left out or not.
         let size = |dims: &[u64], i: usize| dims.get(i).copied().unwrap_or(1);
         if (0..info.dims.len().max(3)).any(|i| size(&info.dims, i) != size(&dims, i)) {
-            return Err(refuse(format!("tensor {name} has the shape {:?}; allowed is {dims:?}", info.dims)));
+            let found = format!("the shape {:?}", info.dims);
+            return Err(gguf.refuse_tensor(info, found, format_args!("{dims:?}")).into());
         }
         if (n == 1 || name.ends_with(".bias")) && info.ggml_type != F32 {
             let found = crate::gguf::type_name(info.ggml_type);
-            return Err(refuse(format!("tensor {name} has type {found}; allowed is F32")));
+            return Err(gguf.refuse_tensor(info, format_args!("the type {found}"), "F32").into());
         }
         wanted.push(info);
     }

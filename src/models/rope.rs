@@ -1,8 +1,8 @@
 //! RoPE angles and query scales for every position, computed on the host in f64.
 
 use super::{Architecture, Config};
-use crate::error::{Error, Result};
-use crate::gguf::Gguf;
+use crate::error::Result;
+use crate::gguf::{Gguf, escaped};
 
 /// How RoPE is stretched beyond the context of training.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -132,11 +132,8 @@ pub(super) fn read_scaling(
             Ok((scaling, magnitude * number("attn_factor", 1.0)?))
         }
         Some(other) => {
-            let shown: String = other.chars().take(64).flat_map(char::escape_default).collect();
-            Err(Error::Model {
-                path: gguf.path().to_owned(),
-                reason: format!("{} is \"{shown}\"; supported are none, linear, yarn, longrope", key("type")),
-            })
+            let found = format!("\"{}\"", escaped(other.as_bytes()));
+            Err(meta.refuse(&key("type"), found, "none, linear, yarn or longrope").into())
         }
     }
 }

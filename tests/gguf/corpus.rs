@@ -10,10 +10,25 @@ pub(crate) enum Expect {
 }
 
 pub(crate) struct Case {
-    /// Number in the corpus and a few words.
+    /// Numbers in the corpus and a few words.
     pub(crate) name: String,
     pub(crate) bytes: Vec<u8>,
     pub(crate) expect: Expect,
+}
+
+/// The numbers of a case: those that its name begins with, "39-41 …" or "8, 10 …".
+pub(crate) fn numbers(name: &str) -> Vec<u32> {
+    let mut all = Vec::new();
+    for word in name.split(' ') {
+        let (first, last) =
+            word.trim_end_matches(',').split_once('-').unwrap_or((word.trim_end_matches(','), ""));
+        let first: u32 = first.parse().unwrap_or_else(|_| panic!("the name {name:?} begins with no number"));
+        all.extend(first..=last.parse().unwrap_or(first));
+        if !word.ends_with(',') {
+            break;
+        }
+    }
+    all
 }
 
 struct Corpus(Vec<Case>);
