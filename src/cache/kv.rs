@@ -2,6 +2,7 @@
 //! table, so a recording never names a session.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use vkllm_runtime::{Buffer, Device, Usage, View};
 use vkllm_shaders::reference::kv::{KV_FORMATS, KvFormat};
@@ -126,6 +127,11 @@ impl KvLayout {
         blocks.min(u64::from(context.div_ceil(BLOCK))) as u32
     }
 
+    /// Blocks of `sessions` that each have a whole context.
+    pub fn blocks_of(context: u32, sessions: u32) -> u64 {
+        u64::from(context.div_ceil(BLOCK)) * u64::from(sessions)
+    }
+
     /// Bytes of the whole pool for `blocks` blocks of `sessions`; `None` when they cannot be counted in 64 bits.
     pub fn bytes(&self, blocks: u64, sessions: u32) -> Option<u64> {
         let far = u64::from(self.layers - self.near).checked_mul(blocks)?;
@@ -159,7 +165,7 @@ impl KvPool {
         (context, sessions): (u32, u32),
     ) -> Result<Self> {
         let tokens = u64::from(context) * u64::from(sessions);
-        let blocks = tokens.div_ceil(u64::from(BLOCK)).max(1);
+        let blocks = KvLayout::blocks_of(context, sessions).max(1);
         let caps = device.caps();
         let unfit = |need: u64, have: u64| Error::DoesNotFit {
             what: format!("the key and value cache of {tokens} positions"),
@@ -224,6 +230,34 @@ impl KvPool {
             }
         }
         parts
+    }
+
+    /// Of the bytes of [`KvPool::parts`], one part behind the other, those of positions from `end` on, which a session
+    /// that has `blocks` blocks and computed `end` positions never wrote: another one may have, before it.
+    pub fn unwritten(&self, blocks: usize, end: u32) -> Vec<Range<usize>> {
+        let layout = &self.layout;
+        let mut ranges = Vec::new();
+        let mut at = 0;
+        for near in &self.near {
+            let count = if *near { layout.ring as usize } else { blocks };
+            // A ring that went round has no position that was never written.
+            let end = if *near && end >= layout.ring * BLOCK { u32::MAX } else { end };
+            for (kind, size) in [(layout.k_type, layout.head), (layout.v_type, layout.head_v)] {
+                for block in 0..count {
+                    let written = (end as usize).saturating_sub(block * BLOCK as usize).min(BLOCK as usize);
+                    for _ in 0..layout.kv_heads {
+                        for words in kind.format().parts(size as usize) {
+                            let row = words * 4;
+                            let next = at + BLOCK as usize * row;
+                            ranges.push(at + written * row..next);
+                            at = next;
+                        }
+                    }
+                }
+            }
+        }
+        ranges.retain(|range| !range.is_empty());
+        ranges
     }
 
     /// Takes a free block, the lowest there is.

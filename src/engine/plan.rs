@@ -4,7 +4,7 @@
 use vkllm_runtime::{Arena, Caps, Device, Recording, Usage};
 
 use super::{Engine, ModelFile, ModelOptions};
-use crate::cache::{BLOCK, KvType};
+use crate::cache::{BLOCK, KvLayout, KvType};
 use crate::error::{Error, Result};
 use crate::models::{self, Config, Parts};
 use crate::weights::{LoadMode, Placed};
@@ -218,9 +218,8 @@ fn least(file: &ModelFile, options: &ModelOptions, context: u32) -> Option<u64> 
 
 /// Bytes that grow with the context, beside steps.
 fn growing(file: &ModelFile, options: &ModelOptions, context: u32, layers: u32) -> Option<u64> {
-    let positions = u64::from(context).checked_mul(u64::from(options.sessions))?;
     let layout = file.layout(options, layers, context);
-    let kv = layout.bytes(positions.div_ceil(u64::from(BLOCK)), options.sessions)?;
+    let kv = layout.bytes(KvLayout::blocks_of(context, options.sessions), options.sessions)?;
     let (angles, scales) = models::table_bytes(&file.config, context);
     kv.checked_add(angles)?.checked_add(scales.unwrap_or(0))
 }
@@ -240,7 +239,7 @@ pub(super) fn largest(file: &ModelFile, device: &Device, options: &ModelOptions)
         Ok(taken.saturating_sub(growing(file, options, context, layers).unwrap_or(0)))
     };
     let needs = |context: u32, rest: u64| {
-        let blocks = (u64::from(context) * u64::from(options.sessions)).div_ceil(u64::from(BLOCK));
+        let blocks = KvLayout::blocks_of(context, options.sessions);
         let bound = layout.largest_binding(blocks).is_some_and(|bytes| bytes <= caps.max_binding);
         let bytes = growing(file, options, context, file.config.layers)?.checked_add(rest)?;
         bound.then_some(bytes)

@@ -31,14 +31,19 @@ impl Engine {
     }
 
     /// What a slot's positions below `end` came to: the position up to which recurrent states hold them, keys and values,
-    /// states and the terms since.
+    /// states and the terms since. Zeros behind the positions, where memory may still hold what another conversation left.
     pub(crate) fn save(&self, slot: u32, end: u32) -> Result<Vec<u8>> {
         let committed = self.slots[slot as usize].committed.min(end);
         let mut bytes = committed.to_le_bytes().to_vec();
+        let first = bytes.len();
         for (buffer, offset, len) in self.parts(slot, committed, end) {
             let at = bytes.len();
             bytes.resize(at + len as usize, 0);
             self.device().read(buffer, offset, &mut bytes[at..])?;
+        }
+        let blocks = self.blocks(slot, end).len();
+        for range in self.kv.unwritten(blocks, end) {
+            bytes[first + range.start..first + range.end].fill(0);
         }
         Ok(bytes)
     }

@@ -17,7 +17,7 @@ const AMOUNT: &str = "VKLLM_TEST_FAULTS";
 const TOKENS: usize = 4;
 
 /// One device of a process at a time can have calls that fail.
-static TURN: Mutex<()> = Mutex::new(());
+pub(super) static TURN: Mutex<()> = Mutex::new(());
 
 fn faulty(faults: &Arc<Faults>, validation: Validation) -> DeviceOptions {
     DeviceOptions { validation, faults: Some(Arc::clone(faults)), ..harness::options() }

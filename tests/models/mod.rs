@@ -14,6 +14,7 @@ mod library;
 mod loading;
 mod planning;
 mod refusals;
+mod sharing;
 mod simulated;
 mod slices;
 mod speculation;

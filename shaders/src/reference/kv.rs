@@ -143,7 +143,7 @@ fn iq4_nl(x: &[f32]) -> KvBlock {
 
 impl KvFormat {
     /// Words of one position's codes, fifth bits and scales.
-    fn parts(&self, size: usize) -> [usize; 3] {
+    pub fn parts(&self, size: usize) -> [usize; 3] {
         let blocks = size / 32;
         [size * self.bits / 32, if self.fifth { blocks } else { 0 }, (blocks * self.halves).div_ceil(2)]
     }
