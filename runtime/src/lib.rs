@@ -65,6 +65,8 @@ pub use inspect::{Executable, Inspector};
 pub use kernel::{Access, Binding, Kernel, SpecConstant};
 pub use memory::HostMemory;
 pub use pipeline::PipelineTime;
+#[cfg(fuzzing)]
+pub use pipeline::check_cache;
 pub use recording::{Command, Dispatch, Grid, Recording};
 pub use regrid::Grids;
 pub use run::Ran;

@@ -346,7 +346,8 @@ fn read_cache(path: &Path, uuid: &[u8; 32]) -> Option<Vec<u8>> {
     }
 }
 
-fn check_cache<'a>(bytes: &'a [u8], uuid: &[u8; 32]) -> Result<&'a [u8], &'static str> {
+/// What the driver may be given of a cache file, or why nothing.
+pub fn check_cache<'a>(bytes: &'a [u8], uuid: &[u8; 32]) -> Result<&'a [u8], &'static str> {
     let (head, data) = bytes.split_at_checked(72).ok_or("it is shorter than its header")?;
     if &head[..8] != MAGIC {
         return Err("it does not begin like a pipeline cache of this version");

@@ -30,6 +30,8 @@ use clap::{CommandFactory, Parser};
 
 use crate::Error;
 use args::{Cli, Command};
+#[cfg(fuzzing)]
+pub use bench::compare::compare_texts;
 
 /// Exit codes: what was checked failed, the input or the command line is at fault, and the device is.
 const CHECK: u8 = 1;

@@ -123,7 +123,7 @@ impl Draft {
         let config = &Config { layers, ..file.config.clone() };
         let cache = super::caches(&planner, layout, config, (context, options.sessions))?;
         let states = config.states();
-        let blocks = (u64::from(context) * u64::from(options.sessions)).div_ceil(u64::from(BLOCK)).max(1);
+        let blocks = KvLayout::blocks_of(context, options.sessions).max(1);
         let kv = layout.bytes(blocks, options.sessions).unwrap_or(u64::MAX);
         let after_kv = counted();
         let wanted = models::required_tensors(&file.gguf, &file.config)?;

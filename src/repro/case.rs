@@ -399,7 +399,11 @@ impl Case {
         Case::from_files(&files, raw, other).map_err(|reason| format!("{}: {reason}", path.display()))
     }
 
-    fn from_files(files: &BTreeMap<String, Vec<u8>>, raw: bool, other: bool) -> Result<Self, String> {
+    /// A case from its files, as [`Case::files`] gives them. With `raw` its SPIR-V need not be that of a kernel of this
+    /// program, with `other` not that which the manifest names.
+    ///
+    /// Errors: as [`Case::read`], without the path.
+    pub fn from_files(files: &BTreeMap<String, Vec<u8>>, raw: bool, other: bool) -> Result<Self, String> {
         let file = |name: &str| files.get(name).ok_or_else(|| format!("{name} is missing"));
         let manifest: Manifest =
             serde_json::from_slice(file(MANIFEST)?).map_err(|error| format!("{MANIFEST}: {error}"))?;

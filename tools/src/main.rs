@@ -1,6 +1,7 @@
 //! `cargo xtask`: what the project's own development needs and its users do not.
 
 mod check;
+mod fuzz;
 #[cfg(feature = "isa")]
 mod isa;
 mod shaders;
@@ -17,6 +18,8 @@ use clap::Parser;
 enum Task {
     /// Check the rules of the house that a compiler does not know.
     Check(check::CheckArgs),
+    /// Run the fuzz targets, each for some time.
+    Fuzz(fuzz::FuzzArgs),
     /// Compile the shaders, reflect their interfaces, and write or check `shaders/spirv`.
     Shaders(shaders::ShadersArgs),
     /// Compile every pipeline for real GPUs, without them, and compare the machine code with baselines.
@@ -30,6 +33,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Check(args) => check::run(args),
+        Task::Fuzz(args) => fuzz::run(args),
         Task::Shaders(args) => shaders::run(args),
         #[cfg(feature = "isa")]
         Task::Isa(args) => isa::run(args),

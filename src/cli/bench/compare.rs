@@ -45,21 +45,26 @@ const SURROUNDINGS: &[&str] = &[
 
 /// Reads the rows of a file.
 fn read(path: &Path) -> Result<Vec<Value>, Failure> {
-    let wrong = |reason: String| input(format!("{}: {reason}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
+    let rows = text.and_then(|text| parse(&text));
+    rows.map_err(|reason| input(format!("{}: {reason}", path.display())))
+}
+
+/// Reads rows that give a rate.
+fn parse(text: &str) -> Result<Vec<Value>, String> {
     let rows: Vec<Value> = if text.trim_start().starts_with('[') {
-        serde_json::from_str(&text).map_err(|error| wrong(format!("not a list of results: {error}")))?
+        serde_json::from_str(text).map_err(|error| format!("not a list of results: {error}"))?
     } else {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         lines
             .map(|(number, line)| {
                 let row = serde_json::from_str(line);
-                row.map_err(|error| wrong(format!("line {}: not a result: {error}", number + 1)))
+                row.map_err(|error| format!("line {}: not a result: {error}", number + 1))
             })
-            .collect::<Result<_, _>>()?
+            .collect::<Result<_, String>>()?
     };
     if rows.iter().all(|row| rates(row).is_empty()) {
-        return Err(wrong("holds no result with avg_ts or samples_ts; allowed are json and jsonl".into()));
+        return Err("holds no result with avg_ts or samples_ts; allowed are json and jsonl".into());
     }
     Ok(rows)
 }
@@ -279,6 +284,15 @@ impl Compared {
         }
         let sentence = format!("slower by more than {:.1} %: {}", allowed * 100.0, slower.join(", "));
         Err(Failure::Told(sentence, CHECK))
+    }
+}
+
+/// Two files' texts, read, compared and printed to nowhere.
+#[cfg(fuzzing)]
+pub fn compare_texts(a: &str, b: &str) {
+    if let (Ok(a), Ok(b)) = (parse(a), parse(b)) {
+        let compared = compared(&a, &b);
+        let _ = (compared.json(), compared.print(&mut io::sink()));
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod ab;
 pub(super) mod args;
-mod compare;
+pub(super) mod compare;
 mod kernels;
 mod output;
 mod plot;
