@@ -228,7 +228,10 @@ fn random_requests_for_a_long_time_take_no_more_memory() {
             while !over.load(Ordering::Relaxed) && start.elapsed() < time {
                 match act(&model, &mut session, &mut kept, &mut rng) {
                     Ok(()) => done.fetch_add(1, Ordering::Relaxed),
-                    Err(error) if is_fair(&error) => refused.fetch_add(1, Ordering::Relaxed),
+                    Err(error) if is_fair(&error) => {
+                        std::thread::sleep(Duration::from_millis(5));
+                        refused.fetch_add(1, Ordering::Relaxed)
+                    }
                     Err(error) => {
                         over.store(true, Ordering::Relaxed);
                         panic!("client {number}: {error}");
