@@ -313,7 +313,7 @@ fn long_runs_of_one_class_need_little_time_and_stack() {
     });
 }
 
-/// What docs/measurements/tokenizers.md holds: for a machine that does nothing else, in a release build.
+/// For a machine that does nothing else, in a release build.
 #[test]
 #[ignore = "measures: cargo test --release --test tests tokenizers::measure -- --ignored --nocapture"]
 fn measure() {

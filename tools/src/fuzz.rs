@@ -23,13 +23,13 @@ const TARGETS: &[(&str, u32, &str)] = &[
 /// hangs and memory.
 const INSTRUMENTED: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
+    -Cllvm-args=-sanitizer-coverage-trace-compares";
 
 /// Run the fuzz targets, each for some time.
 #[derive(clap::Args)]
 pub(crate) struct FuzzArgs {
-    /// Target; all of them without one.
-    target: Option<String>,
+    /// Targets; all of them without one.
+    targets: Vec<String>,
     /// Seconds for each target.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
@@ -106,12 +106,12 @@ fn fuzz(root: &Path, programs: &Path, args: &FuzzArgs, target: &(&str, u32, &str
 pub(crate) fn run(args: FuzzArgs) -> anyhow::Result<()> {
     let root =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().context("no project folder")?;
-    let wanted = |name: &str| args.target.as_deref().is_none_or(|target| target == name);
-    let chosen: Vec<_> = TARGETS.iter().filter(|(name, ..)| wanted(name)).collect();
-    if chosen.is_empty() {
-        let all: Vec<&str> = TARGETS.iter().map(|(name, ..)| *name).collect();
-        bail!("there is no target {}; there are {}", args.target.unwrap_or_default(), all.join(", "));
+    let all: Vec<&str> = TARGETS.iter().map(|(name, ..)| *name).collect();
+    if let Some(unknown) = args.targets.iter().find(|name| !all.contains(&name.as_str())) {
+        bail!("there is no target {unknown}; there are {}", all.join(", "));
     }
+    let wanted = |name: &str| args.targets.is_empty() || args.targets.iter().any(|target| target == name);
+    let chosen: Vec<_> = TARGETS.iter().filter(|(name, ..)| wanted(name)).collect();
     let programs = build(&root, &chosen)?;
     if args.build {
         return Ok(());
