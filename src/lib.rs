@@ -65,8 +65,8 @@ pub use sample::SamplerOptions;
 #[cfg(feature = "stream")]
 pub use session::EventStream;
 pub use session::{
-    Batch, CancelToken, Constraint, DraftHead, Event, Finish, GenerateOptions, Generation, Session, Snapshot, Source,
-    SpecOptions, Stats, Token,
+    Batch, CancelToken, Constraint, DraftHead, Event, Finish, GenerateOptions, Generation, Session, Snapshot,
+    Source, SpecOptions, Stats, Token,
 };
 pub use vkllm_runtime::{
     Avoid, Caps, Device, DeviceInfo, DeviceKind, DeviceOptions, Executable, Inspector, Kernel, Need,

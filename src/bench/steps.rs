@@ -178,7 +178,7 @@ impl Runner {
                 let slot = engine.take_slot()?;
                 self.others.push((slot, 0));
                 let record = SamplerOptions::greedy().record(engine.history_of(slot))?;
-                engine.set_sampler(slot, &record)?;
+                engine.set_sampler(slot, &record, &[])?;
             }
             for at in 0..count as usize - 1 {
                 let (slot, filled) = self.others[at];

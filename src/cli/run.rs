@@ -116,6 +116,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
                 sources.push(match source {
                     Source::Target => "target",
                     Source::Draft { method, .. } => method.name(),
+                    Source::Forced { .. } => "forced",
                 });
                 if model.vocabulary().is_some() { token.text } else { format!("{} ", token.id) }
             }

@@ -381,6 +381,7 @@ impl Rounds {
             self.moved(computed);
             return Err(error);
         }
+        draft.committed(side.slot, want(tokens.len() as u32 - 1));
         let measured: Vec<Times> = parts.iter().map(|part| part.times()).collect();
         let (early, late) = measured.split_at(missed.len());
         let mut times = RoundTimes { catch_up: sum(early), draft: sum(late), ..RoundTimes::default() };

@@ -474,6 +474,7 @@ impl Engine {
         let first = from.iter().map(|&(.., position)| position).max().unwrap_or(0);
         let key = Key { rows: count, path, outputs, tail, cursor: None, target: 0 };
         self.run(key, Seen { first, rows: count }, began)?;
+        from.iter().for_each(|&(slot, _, position)| self.committed(slot, position));
         Ok(from.iter().map(|&(slot, ..)| self.drawn(slot)).collect())
     }
 
@@ -625,7 +626,7 @@ impl Engine {
             }
             (Tail::SampleRows(draw), Some(logits)) => {
                 let results = self.buffers.results.whole();
-                self.sample(&mut r, &logits, &rows, &results, draw)?;
+                self.sample(&mut r, &logits, &rows, &results, (draw, Purpose::Text))?;
             }
             (Tail::Sample(draw), Some(logits)) => {
                 let results = self.buffers.results.whole();

@@ -13,8 +13,8 @@ pub use experts::{Gating, Router, Routing, SharedExpert, experts_sum, route, rou
 pub use linear::{LinearArgs, Stack, linear, linear_experts, linear_heads, takes_int8};
 pub use recurrent::{ConvArgs, RecurrenceArgs, Rule, conv, recurrence};
 pub use rows::{
-    Activation, Norm, embed, forms_of_rows, gate_by, gather, glu, join, norm, norm_add, norm_groups, soft_cap,
-    spread,
+    Activation, Norm, embed, forms_of_rows, gate_by, gather, glu, join, norm, norm_add, norm_groups,
+    soft_cap, spread,
 };
 pub use sample::{Choice, Draw, HISTORY_RING, MOST_BIASES, Purpose, SampleViews, note_history, sample};
 pub use verify::{AcceptViews, Gate, RECORD, accept, gate, verify_rows};

@@ -108,7 +108,11 @@ impl Batch {
                 None => ready.push(number),
             }
         }
-        for numbers in ready.chunks(MOST_ROWS as usize) {
+        // Typical tokens are drawn by other kernels, and what one conversation draws must not depend on the others.
+        let (typical, usual): (Vec<_>, Vec<_>) = ready.into_iter().partition(|&number| {
+            self.members[number].as_ref().is_some_and(|member| member.session.draw().typical)
+        });
+        for numbers in [usual, typical].iter().flat_map(|list| list.chunks(MOST_ROWS as usize)) {
             events.extend(self.decode(numbers)?);
         }
         events.sort_by_key(|(number, _)| *number);
@@ -119,13 +123,15 @@ impl Batch {
     fn decode(&mut self, numbers: &[usize]) -> Result<Vec<(usize, Result<Event>)>> {
         let began = Instant::now();
         let mut rows = Vec::with_capacity(numbers.len());
-        let mut draw = Draw { choice: Choice::Greedy, penalties: false };
+        let mut draw = Draw { choice: Choice::Greedy, biases: false, penalties: false, typical: false };
         for &number in numbers {
             let Some(member) = &mut self.members[number] else { continue };
             let session = &mut member.session;
             session.resettle()?;
             let own = session.draw();
+            draw.biases |= own.biases;
             draw.penalties |= own.penalties;
+            draw.typical |= own.typical;
             if own.choice == Choice::Sampled {
                 draw.choice = Choice::Sampled;
             }

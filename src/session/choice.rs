@@ -42,10 +42,11 @@ pub(super) enum Chooser<'a> {
 }
 
 impl Chooser<'_> {
-    /// A token for the position after `tokens`, from raw logits; `None` ends the text.
+    /// A token for the position after `tokens`, from raw logits; `None` ends the text. Sampler and biases of single tokens are
+    /// the session's.
     fn choose(
         &mut self,
-        sampler: &SamplerOptions,
+        (sampler, biases): (&SamplerOptions, &[(u32, f32)]),
         tokens: &[u32],
         mut logits: Vec<f32>,
     ) -> Result<Option<Drawn>> {
@@ -56,6 +57,7 @@ impl Chooser<'_> {
         let token = match self {
             Chooser::Caller(choose) => choose(&mut logits, position),
             Chooser::Constrained(constraint) => {
+                biases.iter().for_each(|&(token, bias)| logits[token as usize] += bias);
                 sampler.penalize(&mut logits, tokens);
                 if constraint.mask(&mut logits)? {
                     let Some((token, _)) = sampler.choose(&logits, position)? else {
@@ -128,7 +130,7 @@ impl Session {
         chosen: &mut Chosen<'_>,
     ) -> Result<bool> {
         let Some(logits) = self.logits_of(prompt, cancel)? else { return Ok(false) };
-        match chooser.choose(&self.sampler, &self.tokens, logits)? {
+        match chooser.choose((&self.sampler, &self.biases), &self.tokens, logits)? {
             Some(drawn) => chosen.tokens.push_back((Ok(drawn), Source::Target)),
             None => chosen.over = true,
         }
@@ -182,7 +184,7 @@ impl Session {
         let mut tokens = self.tokens.clone();
         let mut accepted = 0;
         for (place, logits) in rows.chunks(vocab).enumerate() {
-            let Some(drawn) = chooser.choose(&self.sampler, &tokens, logits.to_vec())? else {
+            let Some(drawn) = chooser.choose((&self.sampler, &self.biases), &tokens, logits.to_vec())? else {
                 chosen.over = true;
                 break;
             };

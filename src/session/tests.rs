@@ -6,7 +6,7 @@ use std::path::Path;
 use vkllm_runtime::{Device, DeviceKind, DeviceOptions, Error, Selector};
 
 use super::{CancelToken, GenerateOptions, Session};
-use crate::engine::{Drafts, Model, ModelOptions, Rounds};
+use crate::engine::{Drafts, Model, ModelOptions, RoundOptions, Rounds};
 use crate::ops::Activations;
 use crate::sample::SamplerOptions;
 use crate::session::Event;
@@ -69,7 +69,7 @@ fn rounds(model: &Model, prompt: &[u32], text: &[u32], k: usize, (name, right): 
     let draw = session.draw();
     let first = session.prefill(prompt, &CancelToken::new()).expect("computed").expect("drawn").token;
     let mut engine = model.engine();
-    let mut rounds = Rounds::new(&engine, session.slot, draw, None, 0.0).expect("rounds");
+    let mut rounds = Rounds::new(&engine, session.slot, draw, None, RoundOptions::default()).expect("rounds");
     let whole = [prompt, text].concat();
     let mut tokens = [prompt, &[first]].concat();
     let mut round = 0;

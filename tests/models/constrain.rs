@@ -157,7 +157,7 @@ fn drafts_change_no_bit_within_a_constraint() {
     let spec = |list: &str, k| SpecOptions {
         methods: Setting::parse_list(list).expect("methods"),
         draft_max: k,
-        draft_min: 0,
+        ..SpecOptions::default()
     };
     let (mut drafted, mut forced, mut prompts) = (0, 0, 0);
     for sampler in samplers() {
@@ -214,7 +214,7 @@ fn drafts_change_no_bit_for_samplers_of_ones_own() {
             let options = SpecOptions {
                 methods: Setting::parse_list(list).expect("methods"),
                 draft_max: k,
-                draft_min: 0,
+                ..SpecOptions::default()
             };
             assert_eq!(run(session().with_history(&options).expect("a session")), plain, "{list} {k:?}");
         }
