@@ -298,6 +298,10 @@ impl Rounds {
         }
         parts.extend(self.verify.get(&(rows, judged)).into_iter().flatten());
         let submitted: Vec<&Compiled> = parts.iter().map(|part| &part.compiled).collect();
+        target.committed(self.slot, base);
+        if let (Drafts::Model(_), Some(side), Some(engine)) = (drafts, &self.draft, draft.as_deref_mut()) {
+            engine.committed(side.slot, want(base));
+        }
         let waited = match target.submit(&submitted) {
             Ok(waited) => waited,
             Err(error) => {
@@ -325,9 +329,6 @@ impl Rounds {
             profiled(target, false, part, Seen { first: base, rows });
         }
         if let Some(engine) = draft {
-            if let (Drafts::Model(_), Some(side)) = (drafts, &self.draft) {
-                engine.committed(side.slot, want(base));
-            }
             let mut first = want(base) - missed.iter().sum::<u32>().min(want(base));
             for (part, &rows) in missed.iter().enumerate() {
                 profiled(engine, true, part, Seen { first, rows });
@@ -343,7 +344,6 @@ impl Rounds {
                 profiled(engine, true, missed.len() + step as usize, seen);
             }
         }
-        target.committed(self.slot, base);
         let (drafted, accepted, drawn) = self.read(target, count)?;
         if let Some(side) = &mut self.draft {
             if let Drafts::Model(_) = drafts {
@@ -376,12 +376,12 @@ impl Rounds {
         let mut parts: Vec<&Compiled> = Vec::with_capacity(missed.len() + count as usize);
         parts.extend(missed.iter().filter_map(|size| side.catch_up.get(size)).map(|made| &made.compiled));
         parts.extend(side.steps[..count as usize].iter().map(|made| &made.compiled));
+        draft.committed(side.slot, want(tokens.len() as u32 - 1));
         if let Err(error) = target.submit(&parts) {
             // What the draft model computed before it ended is not known.
             self.moved(computed);
             return Err(error);
         }
-        draft.committed(side.slot, want(tokens.len() as u32 - 1));
         let measured: Vec<Times> = parts.iter().map(|part| part.times()).collect();
         let (early, late) = measured.split_at(missed.len());
         let mut times = RoundTimes { catch_up: sum(early), draft: sum(late), ..RoundTimes::default() };

@@ -431,12 +431,12 @@ impl Engine {
         }
         let target = if matches!(tail, Tail::Sample(_)) { slot } else { 0 };
         let seen = Seen { first: start, rows: count };
-        self.run(Key { rows: count, path, outputs, tail, cursor: None, target }, seen, began)?;
         self.committed(slot, if path == Path::Rows { start } else { start + count });
-        Ok(())
+        self.run(Key { rows: count, path, outputs, tail, cursor: None, target }, seen, began)
     }
 
-    /// Notes that the states of a slot hold the rows before a position.
+    /// Notes that the states of a slot hold the rows before a position, before they do: a step that fails may have got that far
+    /// in some layers.
     pub(super) fn committed(&mut self, slot: u32, position: u32) {
         self.slots[slot as usize].committed = position;
     }
@@ -453,8 +453,8 @@ impl Engine {
             cursor: Some(slot),
             target: slot,
         };
-        self.run(key, Seen { first: position, rows: 1 }, began)?;
         self.committed(slot, position);
+        self.run(key, Seen { first: position, rows: 1 }, began)?;
         self.drawn(slot)
     }
 
@@ -473,8 +473,8 @@ impl Engine {
         let (path, outputs, tail) = (Path::Rows, Outputs::All, Tail::SampleRows(draw));
         let first = from.iter().map(|&(.., position)| position).max().unwrap_or(0);
         let key = Key { rows: count, path, outputs, tail, cursor: None, target: 0 };
-        self.run(key, Seen { first, rows: count }, began)?;
         from.iter().for_each(|&(slot, _, position)| self.committed(slot, position));
+        self.run(key, Seen { first, rows: count }, began)?;
         Ok(from.iter().map(|&(slot, ..)| self.drawn(slot)).collect())
     }
 
