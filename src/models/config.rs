@@ -122,9 +122,9 @@ impl Config {
         let width = required("embedding_length", MAX_WIDTH)?;
         let kinds = recurrent::kinds(gguf, architecture, layers)?;
         let recurrent = recurrent::read(gguf, architecture, width)?;
-        // Of sizes that differ from layer to layer, layers without the block state 0, and the others are alike.
+        // Where layers have different blocks, those without one state a size of 0 for it, and the others are alike.
         let of_layers = |suffix: &str| -> Result<Option<u32>> {
-            if !meta.is_array(&key(suffix)) {
+            if architecture.recurrent.is_none() || !meta.is_array(&key(suffix)) {
                 return Ok(meta.u32(&key(suffix))?);
             }
             let stated = meta.u32s(&key(suffix))?.unwrap_or_default();

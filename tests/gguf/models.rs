@@ -433,8 +433,8 @@ fn templates(c: &mut Corpus) {
         let tiny = Tiny::new().key("split.count", U16, &u16::to_le_bytes(count));
         let tiny =
             tiny.key("split.no", U16, &u16::to_le_bytes(7)).text("general.name", "../../x-00008-of-00002");
-        let found = format!("found {count}");
-        c.refuse(&format!("88 one of {count} parts"), tiny, "Value", &["split.count", &found, "in one file"]);
+        let words = [&format!("found part 8 of {count}")[..], &format!("NAME-00001-of-{count:05}.gguf")];
+        c.refuse(&format!("88 one of {count} parts"), tiny, "Split", &words);
     }
     c.accept("88 the only part", Tiny::new().key("split.count", U16, &[1, 0]));
     c.refuse(
