@@ -92,10 +92,6 @@ impl Config {
     pub fn read(gguf: &Gguf) -> Result<Self> {
         let meta = gguf.metadata();
         let refuse = |reason: String| Error::Model { path: gguf.path().to_owned(), reason };
-        if let Some(parts) = meta.u32("split.count")?.filter(|parts| *parts > 1) {
-            let allowed = "a model in one file, into which its parts have to be merged first";
-            return Err(meta.refuse("split.count", parts, allowed).into());
-        }
         let name = meta.require_str("general.architecture")?;
         let architecture = ARCHITECTURES.iter().find(|a| a.name == name).ok_or_else(|| {
             let known: Vec<_> = ARCHITECTURES.iter().map(|a| a.name).collect();
