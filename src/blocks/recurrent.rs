@@ -236,8 +236,8 @@ impl ShortConv {
         let width = inputs.layout.channels;
         let all = self.input.of(r, "shortconv_in", h)?;
         let (stride, shape, product) = (3 * width, (r.rows, width), Activation::Linear);
-        let x = Some((&from(&all, 2 * width), stride));
-        let x = ops::gate_by(r, "shortconv_gate", (&all, stride), x, shape, product, FLOAT)?;
+        let x = from(&all, 2 * width);
+        let x = ops::gate_by(r, "shortconv_gate", (&all, stride), Some((&x, stride)), shape, product, FLOAT)?;
         let x = x.float.unwrap_or_else(|| all.clone());
         let conv = ConvArgs {
             x: (&x, width),

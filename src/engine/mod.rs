@@ -4,6 +4,7 @@ mod head;
 mod plan;
 mod recordings;
 mod round;
+mod slot;
 mod state;
 mod step;
 mod survey;

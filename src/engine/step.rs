@@ -8,6 +8,7 @@ use vkllm_runtime::{Arena, Buffer, CompileOptions, Compiled, Device, Recording, 
 use vkllm_shaders::records::{Sampler, StepRow};
 
 use super::recordings::{Key, Made, Profile, Recordings, Tail};
+use super::slot::Slot;
 use super::work::{self, CommandWork, Seen};
 use super::{Head, ModelOptions, Parts};
 use crate::batch::Row;
@@ -77,9 +78,9 @@ pub(super) struct Buffers {
     /// Indices of the rows whose logits are wanted.
     outputs: View,
     /// Blocks of each slot.
-    table: View,
+    pub(super) table: View,
     /// As many entries for layers with a window: the blocks of each slot's ring again and again.
-    ring_table: View,
+    pub(super) ring_table: View,
     samplers: View,
     /// Biases of single tokens of each slot: token, bias.
     biases: View,
@@ -91,15 +92,6 @@ pub(super) struct Buffers {
     last_logits: Option<Buffer>,
     /// Logits of the most rows of a verification.
     row_logits: Option<Buffer>,
-}
-
-/// A conversation's place: its blocks in the pool.
-#[derive(Default)]
-pub(super) struct Slot {
-    taken: bool,
-    pub(super) blocks: Vec<u32>,
-    /// First position of the rows that states of recurrent layers do not hold yet: a step may begin there or later.
-    pub(super) committed: u32,
 }
 
 /// Who sees every step as data before it runs, with what it reads in place. No other submission is under way.
@@ -233,7 +225,7 @@ impl Engine {
     }
 
     /// Errors: the device was lost.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         self.device.lost().map_or(Ok(()), |error| Err(error.into()))
     }
 
@@ -278,33 +270,6 @@ impl Engine {
         keys.iter().map(|key| Ok(self.step(key)?.recording)).collect()
     }
 
-    /// Takes a slot for a conversation.
-    ///
-    /// Errors: all are taken, the device was lost.
-    pub(crate) fn take_slot(&mut self) -> Result<u32> {
-        self.check()?;
-        let free = self.slots.iter().position(|slot| !slot.taken).ok_or_else(|| Error::Argument {
-            what: "the number of sessions".into(),
-            found: format!("{}", self.slots.len() + 1),
-            allowed: format!("{}, as the model was opened", self.slots.len()),
-        })?;
-        self.slots[free].taken = true;
-        let (slot, ring) = (free as u32, self.kv.layout().ring);
-        if ring > 0 {
-            let blocks = self.context.div_ceil(BLOCK);
-            let entries: Vec<u32> = (0..blocks).map(|block| slot * ring + block % ring).collect();
-            let at = u64::from(self.table_entry(slot)) * 4;
-            self.write(&self.buffers.ring_table, at, bytemuck::cast_slice(&entries))?;
-        }
-        Ok(slot)
-    }
-
-    /// Gives a slot and its blocks back.
-    pub(crate) fn free_slot(&mut self, slot: u32) {
-        let slot = std::mem::take(&mut self.slots[slot as usize]);
-        self.kv.give_back(slot.blocks);
-    }
-
     /// Most rows of one step.
     pub(crate) fn batch(&self) -> u32 {
         self.batch
@@ -321,7 +286,7 @@ impl Engine {
         self.recordings.made
     }
 
-    fn table_entry(&self, slot: u32) -> u32 {
+    pub(super) fn table_entry(&self, slot: u32) -> u32 {
         slot * self.context.div_ceil(BLOCK)
     }
 
@@ -356,22 +321,6 @@ impl Engine {
     /// The row from which the next decode step of a slot goes on.
     pub(super) fn cursor(&self, slot: u32) -> View {
         self.buffers.cursors.part(u64::from(slot) * ROW, ROW)
-    }
-
-    /// Makes sure that a slot has blocks for positions below `end`.
-    pub(super) fn reserve(&mut self, slot: u32, end: u32) -> Result<()> {
-        self.check()?;
-        if end > self.context {
-            return Err(Error::ContextFull { allowed: self.context as usize });
-        }
-        let needed = end.div_ceil(BLOCK) as usize;
-        while self.slots[slot as usize].blocks.len() < needed {
-            let block = self.kv.take().ok_or(Error::ContextFull { allowed: self.context as usize })?;
-            let at = u64::from(self.table_entry(slot)) + self.slots[slot as usize].blocks.len() as u64;
-            self.write(&self.buffers.table, at * 4, &block.to_le_bytes())?;
-            self.slots[slot as usize].blocks.push(block);
-        }
-        Ok(())
     }
 
     /// Where the ring of recent tokens of a slot begins, in words.
@@ -433,12 +382,6 @@ impl Engine {
         let seen = Seen { first: start, rows: count };
         self.committed(slot, if path == Path::Rows { start } else { start + count });
         self.run(Key { rows: count, path, outputs, tail, cursor: None, target }, seen, began)
-    }
-
-    /// Notes that the states of a slot hold the rows before a position, before they do: a step that fails may have got that far
-    /// in some layers.
-    pub(super) fn committed(&mut self, slot: u32, position: u32) {
-        self.slots[slot as usize].committed = position;
     }
 
     /// Decodes one token of a slot from where its cursor stands; nothing is written but a new block's table entry.

@@ -224,7 +224,7 @@ fn what_cannot_be_got_is_said_and_not_kept() {
     assert!(sentence.contains("403") && sentence.contains("HF_TOKEN") && count == 1, "{sentence}");
     let (sentence, _) = fails(&[], "org/other");
     assert!(sentence.contains("404"), "{sentence}");
-    let (sentence, _) = fails(&[], "org/repo:Q2_K");
+    let (sentence, _) = fails(&[], "org/repo:Q5_K");
     assert!(sentence.contains("a-Q8_0.gguf, a-Q4_K_M.gguf") && !sentence.contains("evil"), "{sentence}");
     // Stopped and gone on with.
     let server = serve(&[]);

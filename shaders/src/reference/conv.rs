@@ -4,7 +4,7 @@ use vkllm_runtime::Call;
 
 use crate::ops::conv::Push;
 
-/// y = act(Σ w[t]·x[p - taps + 1 + t] + bias), groups of channels divided by their length; inputs go to a ring by position.
+/// `y = act(Σ w[t]·x[p - taps + 1 + t] + bias)`, groups of channels divided by their length; inputs go to a ring by position.
 pub fn conv(call: &Call<'_>) {
     let push = call.push::<Push>();
     let spec = |name| call.spec(name).unwrap_or(0) as usize;
