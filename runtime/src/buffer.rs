@@ -106,14 +106,16 @@ impl Buffer {
         }
     }
 
-    /// Whether both are handles to one buffer.
-    pub fn is(&self, other: &Buffer) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
-    }
-
     /// A number that tells buffers apart while they live.
     pub fn key(&self) -> usize {
         Arc::as_ptr(&self.inner) as usize
+    }
+}
+
+/// Equal are handles to one buffer.
+impl PartialEq for Buffer {
+    fn eq(&self, other: &Buffer) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 }
 
@@ -124,7 +126,7 @@ impl fmt::Debug for Buffer {
 }
 
 /// What a view looks at: a buffer, or a transient of the recording it was made for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Memory {
     Buffer(Buffer),
     /// Index in the recording's list of transients.
@@ -132,7 +134,7 @@ pub enum Memory {
 }
 
 /// Which bytes of which memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct View {
     pub memory: Memory,
     /// First byte.

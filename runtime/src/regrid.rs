@@ -1,7 +1,7 @@
 //! Recordings whose dispatches run or do not run as the device decides: workgroup counts are read from memory, which a
 //! kernel fills with them or with zeros.
 
-use crate::buffer::{Memory, View};
+use crate::buffer::View;
 use crate::error::Error;
 use crate::recording::{Command, Dispatch, Grid, Recording};
 
@@ -31,29 +31,20 @@ impl Grids {
     }
 }
 
-fn same(a: &View, b: &View) -> bool {
-    let memory = match (&a.memory, &b.memory) {
-        (Memory::Buffer(a), Memory::Buffer(b)) => a.key() == b.key(),
-        (Memory::Transient(a), Memory::Transient(b)) => a == b,
-        _ => false,
-    };
-    memory && (a.offset, a.len) == (b.offset, b.len)
-}
-
 impl Recording {
     /// The grids of the commands that can be left to the device.
     pub fn grids(&self) -> Grids {
         let mut computed: Vec<View> = Vec::new();
         for command in &self.commands {
             if let Command::Dispatch(Dispatch { grid: Grid::Indirect(view), .. }) = command
-                && !computed.iter().any(|known| same(known, view))
+                && !computed.iter().any(|known| known == view)
             {
                 computed.push(view.clone());
             }
         }
         let writes = |command: &Command| {
             let mut touched = command.accesses().into_iter();
-            touched.any(|(view, _, writes)| writes && computed.iter().any(|grid| same(grid, view)))
+            touched.any(|(view, _, writes)| writes && computed.iter().any(|grid| grid == view))
         };
         let first = self.commands.iter().rposition(writes).map_or(0, |last| last + 1);
         let fixed = |command: &Command| match command {
@@ -73,7 +64,7 @@ impl Recording {
             let reason = format!("{} bytes for {} bytes of grids", args.len.min(counts.len), grids.bytes());
             return Err(Error::Recording { label: self.name.clone(), reason });
         }
-        let place = |view: &View| grids.computed.iter().position(|grid| same(grid, view));
+        let place = |view: &View| grids.computed.iter().position(|grid| grid == view);
         let mut next = grids.computed.len() as u64;
         for (index, command) in self.commands.iter_mut().enumerate() {
             let Command::Dispatch(dispatch) = command else { continue };

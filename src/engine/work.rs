@@ -1,7 +1,7 @@
 //! What the commands of a step have to move and compute, counted from its recording: the bytes and operations that stand
 //! behind a measured time. Counted is what must happen once; what a kernel loads twice is its own affair.
 
-use vkllm_runtime::{Command, Dispatch, Grid, Memory, Recording, Usage, View};
+use vkllm_runtime::{Command, Dispatch, Grid, Recording, Usage};
 use vkllm_shaders::ops;
 
 use crate::cache::{BLOCK, KvLayout};
@@ -146,16 +146,6 @@ fn push<P: bytemuck::Pod>(dispatch: &Dispatch) -> P {
     bytemuck::pod_read_unaligned(&dispatch.push[..size_of::<P>()])
 }
 
-/// Whether two views are the same bytes.
-fn same(a: &View, b: &View) -> bool {
-    let memory = match (&a.memory, &b.memory) {
-        (Memory::Buffer(a), Memory::Buffer(b)) => a.name() == b.name(),
-        (Memory::Transient(a), Memory::Transient(b)) => a == b,
-        _ => false,
-    };
-    memory && (a.offset, a.len) == (b.offset, b.len)
-}
-
 impl Counter<'_> {
     fn command(&mut self, command: &Command) -> CommandWork {
         match command {
@@ -297,7 +287,7 @@ fn whole_views(dispatch: &Dispatch, skipped: &[&str]) -> Work {
     let bound: Vec<_> = dispatch.kernel.bindings.iter().zip(&dispatch.views).collect();
     for (index, (binding, view)) in bound.iter().enumerate() {
         let again =
-            bound[..index].iter().any(|(before, other)| same(view, other) && before.access == binding.access);
+            bound[..index].iter().any(|(before, other)| view == other && before.access == binding.access);
         if again || skipped.contains(&binding.name) {
             continue;
         }

@@ -205,7 +205,7 @@ fn pieces(stacks: &[&Stack], experts: u32, max_binding: u64) -> Vec<Piece> {
     let most = max_binding.saturating_sub(256);
     if let [first, second] = stacks
         && let (Some(buffer), Some(other)) = (first.weight.view.buffer(), second.weight.view.buffer())
-        && buffer.is(other)
+        && buffer == other
         && second.weight.view.offset > first.weight.view.offset
     {
         let distance = second.weight.view.offset - first.weight.view.offset;

@@ -48,12 +48,12 @@ impl Chooser<'_> {
         &mut self,
         (sampler, biases): (&SamplerOptions, &[(u32, f32)]),
         tokens: &[u32],
-        mut logits: Vec<f32>,
+        raw: &[f32],
     ) -> Result<Option<Drawn>> {
         let position = tokens.len() as u32;
-        let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mass: f64 = logits.iter().map(|&l| f64::from(l - top).exp()).filter(|e| !e.is_nan()).sum();
-        let raw = logits.clone();
+        let top = raw.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mass: f64 = raw.iter().map(|&l| f64::from(l - top).exp()).filter(|e| !e.is_nan()).sum();
+        let mut logits = raw.to_vec();
         let token = match self {
             Chooser::Caller(choose) => choose(&mut logits, position),
             Chooser::Constrained(constraint) => {
@@ -130,7 +130,7 @@ impl Session {
         chosen: &mut Chosen<'_>,
     ) -> Result<bool> {
         let Some(logits) = self.logits_of(prompt, cancel)? else { return Ok(false) };
-        match chooser.choose((&self.sampler, &self.biases), &self.tokens, logits)? {
+        match chooser.choose((&self.sampler, &self.biases), &self.tokens, &logits)? {
             Some(drawn) => chosen.tokens.push_back((Ok(drawn), Source::Target)),
             None => chosen.over = true,
         }
@@ -184,7 +184,7 @@ impl Session {
         let mut tokens = self.tokens.clone();
         let mut accepted = 0;
         for (place, logits) in rows.chunks(vocab).enumerate() {
-            let Some(drawn) = chooser.choose((&self.sampler, &self.biases), &tokens, logits.to_vec())? else {
+            let Some(drawn) = chooser.choose((&self.sampler, &self.biases), &tokens, logits)? else {
                 chosen.over = true;
                 break;
             };

@@ -3,22 +3,15 @@
 use vkllm::gguf::Gguf;
 use vkllm::text::EncodeOptions;
 use vkllm::{
-    Batch, CancelToken, Device, Event, Finish, GenerateOptions, Model, ModelFile, ModelOptions, Result,
-    SamplerOptions, Session,
+    Batch, CancelToken, Device, Event, Finish, GenerateOptions, Model, ModelOptions, Result, SamplerOptions,
+    Session,
 };
 
-use super::{data, reference};
+use super::{built_in, data, reference};
 use crate::harness;
 
 fn load(device: &Device, gguf: Gguf) -> Model {
-    let file = ModelFile::new(gguf).expect("a model");
-    let options = ModelOptions { context: Some(256), sessions: 8, ..ModelOptions::default() };
-    Model::load(device, &file, &options, &|_, _| true).expect("it loads")
-}
-
-fn built_in(device: &Device) -> Model {
-    let bytes = include_bytes!("../../assets/stories260k.q8_0.gguf");
-    load(device, Gguf::from_bytes(bytes.to_vec(), "the built-in model").expect("a GGUF"))
+    super::load(device, gguf, &ModelOptions { context: Some(256), sessions: 8, ..ModelOptions::default() })
 }
 
 /// Ids and log probabilities, bit for bit, and the end.
@@ -96,15 +89,15 @@ fn compare(model: &Model) {
 #[test]
 fn conversations_together_say_what_each_says_alone() {
     for device in [Some(reference()), harness::device()].into_iter().flatten() {
-        compare(&built_in(device));
+        compare(&load(device, built_in()));
         compare(&load(device, Gguf::open(&data("golden/llama-q4_k_m.gguf")).expect("a GGUF")));
     }
 }
 
 #[test]
 fn conversations_come_and_go() {
-    let model = built_in(reference());
-    let other = built_in(reference());
+    let model = load(reference(), built_in());
+    let other = load(reference(), built_in());
     let vocabulary = model.vocabulary().expect("a vocabulary");
     let prompt = vocabulary.encode("Once upon a time", EncodeOptions { add_bos: true, parse_special: false });
     let session = |model: &Model| Session::new(model, SamplerOptions::greedy()).expect("a place");

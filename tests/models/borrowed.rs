@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vkllm::gguf::Gguf;
-use vkllm::{Device, DeviceOptions, Error, Model, ModelFile, ModelOptions, SamplerOptions, Session};
+use vkllm::{Device, DeviceOptions, Error, Model, ModelOptions, SamplerOptions, Session};
 use vkllm_runtime::ash::{self, vk};
 use vkllm_runtime::{Borrowed, Error as DeviceError, QueueLock};
 
@@ -33,11 +32,8 @@ fn logits(model: &Model) -> Vec<u32> {
 #[test]
 fn a_device_of_the_program_is_borrowed() {
     let Some(own) = harness::device() else { return };
-    let bytes = include_bytes!("../../assets/stories260k.q8_0.gguf");
-    let file = ModelFile::new(Gguf::from_bytes(bytes.to_vec(), "the built-in model").expect("a GGUF"))
-        .expect("a model");
     let options = ModelOptions { context: Some(128), ..ModelOptions::default() };
-    let load = |device: &Device| Model::load(device, &file, &options, &|_, _| true).expect("it loads");
+    let load = |device: &Device| super::load(device, super::built_in(), &options);
     let want = logits(&load(own));
     // SAFETY: plain Vulkan, destroyed in reverse order below.
     let entry = unsafe { ash::Entry::load() }.expect("a loader");

@@ -6,11 +6,11 @@ use vkllm::gguf::Gguf;
 use vkllm::speculate::Setting;
 use vkllm::text::EncodeOptions;
 use vkllm::{
-    Constraint, Device, Event, Finish, GenerateOptions, Generation, Model, ModelFile, ModelOptions, Result,
+    Constraint, Device, Event, Finish, GenerateOptions, Generation, Model, ModelOptions, Result,
     SamplerOptions, Session, Source, SpecOptions,
 };
 
-use super::{beside, reference};
+use super::{beside, built_in, reference};
 use crate::harness;
 
 const SCHEMA: &str = r#"{"type": "object", "additionalProperties": false, "required": ["name", "age", "friends"], "properties": {
@@ -21,14 +21,7 @@ const LARK: &str =
 const REGEX: &str = r"(yes|no), because [a-z ]{4,24}\.";
 
 fn load(device: &Device, gguf: Gguf) -> Model {
-    let file = ModelFile::new(gguf).expect("a model");
-    let options = ModelOptions { context: Some(384), sessions: 2, ..ModelOptions::default() };
-    Model::load(device, &file, &options, &|_, _| true).expect("it loads")
-}
-
-fn built_in(device: &Device) -> Model {
-    let bytes = include_bytes!("../../assets/stories260k.q8_0.gguf");
-    load(device, Gguf::from_bytes(bytes.to_vec(), "the built-in model").expect("a GGUF"))
+    super::load(device, gguf, &ModelOptions { context: Some(384), sessions: 2, ..ModelOptions::default() })
 }
 
 fn ids(model: &Model, text: &str) -> Vec<u32> {
@@ -90,7 +83,7 @@ fn samplers() -> [SamplerOptions; 3] {
 #[test]
 fn what_comes_out_is_what_was_asked_for() {
     for device in [Some(reference()), harness::device()].into_iter().flatten() {
-        let model = built_in(device);
+        let model = load(device, built_in());
         let constraints = Constraints::new(&model).expect("a vocabulary");
         for sampler in samplers() {
             let mut session = Session::new(&model, sampler).expect("a session");
@@ -121,7 +114,7 @@ fn what_comes_out_is_what_was_asked_for() {
 
 #[test]
 fn what_cannot_be_followed_is_a_sentence() {
-    let model = built_in(reference());
+    let model = load(reference(), built_in());
     let constraints = Constraints::new(&model).expect("a vocabulary");
     let told = [
         constraints.json_schema("{").err(),
@@ -193,7 +186,7 @@ fn drafts_change_no_bit_within_a_constraint() {
 #[test]
 fn drafts_change_no_bit_for_samplers_of_ones_own() {
     let Some(device) = harness::device() else { return };
-    let model = built_in(device);
+    let model = load(device, built_in());
     let prompt = ids(&model, "Once upon a time, there was a cat. The cat was a cat and the cat was");
     let run = |mut session: Session| {
         let mut asked = Vec::new();

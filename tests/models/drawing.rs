@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use vkllm::{Device, DraftHead, Error, Event, GenerateOptions, Model, SamplerOptions, Session, SpecOptions};
 
+use super::built_in;
 use super::reference;
-use super::speculation::{built_in, load, open, shuffled_among, spec};
+use super::speculation::{load, open, shuffled_among, spec};
 use crate::harness;
 
 const OPEN: SamplerOptions = SamplerOptions {

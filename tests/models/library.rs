@@ -2,18 +2,15 @@
 
 use vkllm::text::EncodeOptions;
 use vkllm::{
-    Activations, CancelToken, Device, Event, Finish, GenerateOptions, KvType, Model, ModelFile, ModelOptions,
+    Activations, CancelToken, Device, Event, Finish, GenerateOptions, KvType, Model, ModelOptions,
     SamplerOptions, Session, Snapshot,
 };
 
-use super::{beside, reference};
+use super::{beside, built_in, reference};
 use crate::harness;
 
-const MODEL: &[u8] = include_bytes!("../../assets/stories260k.q8_0.gguf");
-
 fn load(device: &Device, options: ModelOptions) -> Model {
-    let gguf = vkllm::gguf::Gguf::from_bytes(MODEL.to_vec(), "the built-in model").expect("a GGUF");
-    Model::load(device, &ModelFile::new(gguf).expect("a model"), &options, &|_, _| true).expect("it loads")
+    super::load(device, built_in(), &options)
 }
 
 fn model(device: &Device) -> Model {

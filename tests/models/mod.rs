@@ -25,8 +25,9 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use golden::Golden;
+use vkllm::gguf::Gguf;
 use vkllm::{
-    Activations, Device, DeviceKind, DeviceOptions, Event, GenerateOptions, Model, ModelOptions,
+    Activations, Device, DeviceKind, DeviceOptions, Event, GenerateOptions, Model, ModelFile, ModelOptions,
     SamplerOptions, Selector, Session,
 };
 
@@ -56,6 +57,17 @@ const PATHS: [(&str, u32); 3] = [("one row", 1), ("16 rows", 16), ("prefill", 51
 
 fn options(batch: u32, activations: Activations) -> ModelOptions {
     ModelOptions { context: Some(512), batch, activations, ..ModelOptions::default() }
+}
+
+fn load(device: &Device, gguf: Gguf, options: &ModelOptions) -> Model {
+    let file = ModelFile::new(gguf).expect("a model");
+    Model::load(device, &file, options, &|_, _| true).expect("it loads")
+}
+
+/// The model that ships with the program.
+fn built_in() -> Gguf {
+    let bytes = include_bytes!("../../assets/stories260k.q8_0.gguf");
+    Gguf::from_bytes(bytes.to_vec(), "the built-in model").expect("a GGUF")
 }
 
 fn open(device: &Device, golden: &Golden, batch: u32, activations: Activations) -> Model {

@@ -16,17 +16,15 @@ use vkllm_runtime::{Faults, Validation};
 
 use super::faults::TURN;
 use super::golden::Golden;
-use super::{beside, reference};
+use super::{beside, built_in, reference};
 use crate::gguf::tiny::{Tiny, WIDTH, f32s};
 use crate::harness;
 
-const MODEL: &[u8] = include_bytes!("../../assets/stories260k.q8_0.gguf");
 /// Seconds that random requests are sent for; by default few.
 const SOAK: &str = "VKLLM_TEST_SOAK";
 
 fn load(device: &Device, options: ModelOptions) -> Model {
-    let gguf = Gguf::from_bytes(MODEL.to_vec(), "the built-in model").expect("a GGUF");
-    Model::load(device, &ModelFile::new(gguf).expect("a model"), &options, &|_, _| true).expect("it loads")
+    super::load(device, built_in(), &options)
 }
 
 /// The reference, and the device without validation layers, of which not all versions are safe from several threads.

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use vkllm::gguf::Gguf;
 use vkllm::{
-    CancelToken, Device, DeviceOptions, Event, Finish, GenerateOptions, Model, ModelFile, ModelOptions,
-    SamplerOptions, Session, SpecOptions,
+    CancelToken, Device, DeviceOptions, Event, Finish, GenerateOptions, Model, ModelOptions, SamplerOptions,
+    Session, SpecOptions,
 };
 
 use crate::harness;
@@ -18,10 +17,8 @@ fn device(slice: Duration) -> Device {
 }
 
 fn model(device: &Device, context: u32) -> Model {
-    let bytes = include_bytes!("../../assets/stories260k.q8_0.gguf");
-    let file = ModelFile::new(Gguf::from_bytes(bytes.to_vec(), "the built-in model").expect("a GGUF"));
     let options = ModelOptions { context: Some(context), sessions: 2, ..ModelOptions::default() };
-    Model::load(device, &file.expect("a model"), &options, &|_, _| true).expect("it loads")
+    super::load(device, super::built_in(), &options)
 }
 
 fn prompt(model: &Model, count: u32) -> Vec<u32> {

@@ -8,24 +8,21 @@ use vkllm::gguf::{Gguf, ggml_type};
 use vkllm::speculate::{METHODS, Setting};
 use vkllm::text::EncodeOptions;
 use vkllm::{
-    Activations, Device, Error, Event, Finish, GenerateOptions, Model, ModelFile, ModelOptions,
-    SamplerOptions, Session, Source, SpecOptions,
+    Activations, Device, Error, Event, Finish, GenerateOptions, Model, ModelOptions, SamplerOptions, Session,
+    Source, SpecOptions,
 };
 
-use super::{beside, data, reference};
+use super::{beside, built_in, data, reference};
 use crate::harness;
 
 pub const CONTEXT: u32 = 384;
 
 pub fn load(device: &Device, gguf: Gguf) -> Model {
-    let file = ModelFile::new(gguf).expect("a model");
-    let options = ModelOptions { context: Some(CONTEXT), sessions: 2, ..ModelOptions::default() };
-    Model::load(device, &file, &options, &|_, _| true).expect("it loads")
-}
-
-pub fn built_in() -> Gguf {
-    let bytes = include_bytes!("../../assets/stories260k.q8_0.gguf");
-    Gguf::from_bytes(bytes.to_vec(), "the built-in model").expect("a GGUF")
+    super::load(
+        device,
+        gguf,
+        &ModelOptions { context: Some(CONTEXT), sessions: 2, ..ModelOptions::default() },
+    )
 }
 
 pub fn open(path: &Path) -> Gguf {

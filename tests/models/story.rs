@@ -2,11 +2,9 @@
 
 use vkllm::gguf::Gguf;
 use vkllm::text::EncodeOptions;
-use vkllm::{
-    Activations, Device, Event, GenerateOptions, Model, ModelFile, ModelOptions, SamplerOptions, Session,
-};
+use vkllm::{Activations, Device, Event, GenerateOptions, ModelOptions, SamplerOptions, Session};
 
-use super::{beside, reference};
+use super::{beside, built_in, load, reference};
 use crate::harness;
 
 const PROMPT: &str = "Once upon a time";
@@ -16,14 +14,13 @@ const STORY: &str = ", there was a little girl named Lily. She loved to play out
     Lily was sad and didn't know what to do";
 
 fn told(device: &Device, gguf: Gguf, batch: u32) -> String {
-    let file = ModelFile::new(gguf).expect("a model");
     let options = ModelOptions {
         batch,
         activations: Activations::Float,
         context: Some(256),
         ..ModelOptions::default()
     };
-    let model = Model::load(device, &file, &options, &|_, _| true).expect("it loads");
+    let model = load(device, gguf, &options);
     let vocabulary = model.vocabulary().expect("it has a vocabulary");
     let prompt = vocabulary.encode(PROMPT, EncodeOptions { add_bos: true, parse_special: false });
     let mut session = Session::new(&model, SamplerOptions::greedy()).expect("a session");
@@ -39,11 +36,6 @@ fn told(device: &Device, gguf: Gguf, batch: u32) -> String {
 }
 
 /// The built-in model's weights are rounded to 8 bits; with float activations it tells the same story.
-fn built_in() -> Gguf {
-    let bytes = include_bytes!("../../assets/stories260k.q8_0.gguf");
-    Gguf::from_bytes(bytes.to_vec(), "the built-in model").expect("a GGUF")
-}
-
 fn check(device: &Device) {
     assert_eq!(told(device, built_in(), 512).trim_end(), STORY);
     let path = beside("models/stories260k.f32.gguf");

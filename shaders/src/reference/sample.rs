@@ -90,13 +90,26 @@ pub fn draw(
     keys.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b)).then(b.1.cmp(&a.1)))
 }
 
+/// Leaves the token that was chosen for a row, with its log probability, and moves the row on where it asks for that.
+pub fn leave(call: &Call<'_>, row: usize, token: u32, ln_p: f32) {
+    let (rows, results) = (call.arg("rows"), call.arg("results"));
+    let [position, segment, out, flags] = [1, 5, 6, 7].map(|word| rows.u32(row * 8 + word));
+    let record = [token, ln_p.to_bits(), position + 1, segment];
+    let at = out as usize * RESULT_WORDS;
+    record.into_iter().enumerate().for_each(|(i, word)| results.set_u32(at + i, word));
+    if flags & ROW_ADVANCE != 0 && token != NO_TOKEN {
+        rows.set_u32(row * 8, token);
+        rows.set_u32(row * 8 + 1, position + 1);
+    }
+}
+
 /// `results[out_index]` = token, ln p, position, segment; the row moves on to the token. Looks at nothing but logits,
 /// whatever the stages before left in `part`.
 pub fn sample(call: &Call<'_>) {
     let push = call.push::<Push>();
-    let (logits, rows, results) = (call.arg("logits"), call.arg("rows"), call.arg("results"));
+    let (logits, rows) = (call.arg("logits"), call.arg("rows"));
     for row in 0..call.grid[1] as usize {
-        let [position, index, segment, out, flags] = [1, 4, 5, 6, 7].map(|word| rows.u32(row * 8 + word));
+        let [position, index] = [1, 4].map(|word| rows.u32(row * 8 + word));
         let mut sampler = sampler(call.arg("samplers"), index);
         if call.spec("SAMPLED") == Some(0) {
             sampler.inverse_temperature = 0.0;
@@ -104,12 +117,6 @@ pub fn sample(call: &Call<'_>) {
         let at = row * push.stride as usize;
         let logits: Vec<u32> = (at..at + push.n as usize).map(|i| logits.u32(i)).collect();
         let (token, ln_p) = choose(&logits, &sampler, position + 1).unwrap_or((NO_TOKEN, 0.0));
-        let record = [token, ln_p.to_bits(), position + 1, segment];
-        let at = out as usize * RESULT_WORDS;
-        record.into_iter().enumerate().for_each(|(i, word)| results.set_u32(at + i, word));
-        if flags & ROW_ADVANCE != 0 && token != NO_TOKEN {
-            rows.set_u32(row * 8, token);
-            rows.set_u32(row * 8 + 1, position + 1);
-        }
+        leave(call, row, token, ln_p);
     }
 }

@@ -2,10 +2,10 @@
 
 use vkllm_runtime::Call;
 
-use super::sample::{draw, ranked};
+use super::sample::{draw, leave, ranked};
 use super::sampler::{
-    NO_TOKEN, PARTIAL_WORDS, PURPOSE_ACCEPT, PURPOSE_REST, RESULT_WORDS, ROW_ADVANCE, ROW_IDLE, SLICE,
-    distance_of, float_of, gumbel_of, key_of, ln_of, mass_of, philox, philox_token, sampler,
+    NO_TOKEN, PARTIAL_WORDS, PURPOSE_ACCEPT, PURPOSE_REST, ROW_IDLE, SLICE, distance_of, float_of, gumbel_of,
+    key_of, ln_of, mass_of, philox, philox_token, sampler,
 };
 use crate::ops::sample_draw::Push;
 use crate::records::Sampler;
@@ -42,10 +42,10 @@ fn judge(own: &[u32], offered: &[u32], sampler: &Sampler, position: u32, draft: 
 pub fn sample_draw(call: &Call<'_>) {
     let push = call.push::<Push>();
     let (logits, part, rows) = (call.arg("logits"), call.arg("part"), call.arg("rows"));
-    let (offers, results) = (call.arg("offers"), call.arg("results"));
+    let offers = call.arg("offers");
     let n = push.n as usize;
     for row in 0..call.grid[1] as usize {
-        let [position, index, segment, out, flags] = [1, 4, 5, 6, 7].map(|word| rows.u32(row * 8 + word));
+        let [position, index, segment] = [1, 4, 5].map(|word| rows.u32(row * 8 + word));
         let sampler = sampler(call.arg("samplers"), index);
         let words: Vec<u32> = (0..n).map(|i| logits.u32(row * push.stride as usize + i)).collect();
         let slices = (0..n.div_ceil(SLICE)).map(|slice| {
@@ -91,12 +91,6 @@ pub fn sample_draw(call: &Call<'_>) {
             _ => 0.0,
         };
         let token = token.unwrap_or(NO_TOKEN);
-        let record = [token, ln_p.to_bits(), position + 1, segment];
-        let at = out as usize * RESULT_WORDS;
-        record.into_iter().enumerate().for_each(|(i, word)| results.set_u32(at + i, word));
-        if flags & ROW_ADVANCE != 0 && token != NO_TOKEN {
-            rows.set_u32(row * 8, token);
-            rows.set_u32(row * 8 + 1, position + 1);
-        }
+        leave(call, row, token, ln_p);
     }
 }
