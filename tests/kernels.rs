@@ -21,6 +21,7 @@ const OPS: &[&str] = &[
     "experts_sum",
     "step_grid",
     "quantize",
+    "halve",
     "norm",
     "soft_cap",
     "glu",
@@ -124,6 +125,11 @@ fn step_grid() {
 }
 
 #[test]
+fn halve() {
+    check_op("halve");
+}
+
+#[test]
 fn quantize() {
     check_op("quantize");
 }
@@ -214,6 +220,11 @@ fn probes() {
 #[test]
 fn linear_float() {
     check(|case| case.op() == "linear" && case.kernel().axis("ACT") == "f32");
+}
+
+#[test]
+fn linear_half() {
+    check(|case| case.op() == "linear" && case.kernel().axis("ACT") == "f16");
 }
 
 #[test]

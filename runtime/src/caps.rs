@@ -30,7 +30,7 @@ pub enum Need {
     SubgroupShuffle,
     /// `VK_SUBGROUP_FEATURE_BALLOT_BIT`
     SubgroupBallot,
-    /// `VK_KHR_cooperative_matrix`
+    /// `VK_KHR_cooperative_matrix`, with matrices of f16 and sums of f32 in a subgroup ([`Caps::matrix`])
     CooperativeMatrix,
     /// `vulkanMemoryModel` with `vulkanMemoryModelDeviceScope`
     MemoryModel,
@@ -131,6 +131,14 @@ pub struct MemoryType {
     pub cached: bool,
 }
 
+/// Sides of matrices that a subgroup multiplies: [m, k] times [k, n], of f16 with sums of f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixShape {
+    pub m: u32,
+    pub n: u32,
+    pub k: u32,
+}
+
 /// Limits and features of one device.
 #[derive(Clone, Debug)]
 pub struct Caps {
@@ -160,6 +168,8 @@ pub struct Caps {
     /// Shared memory of a workgroup in bytes.
     pub max_shared: u32,
     pub max_push: u32,
+    /// The matrices that a subgroup multiplies; `None` where it cannot.
+    pub matrix: Option<MatrixShape>,
     /// Nanoseconds per timestamp tick; `None` when the queue has no timestamps.
     pub timestamp_period: Option<f32>,
     pub heaps: Vec<HeapInfo>,
@@ -217,6 +227,7 @@ impl Caps {
             max_groups: [u32::MAX; 3],
             max_shared: 32768,
             max_push: 128,
+            matrix: None,
             timestamp_period: None,
             heaps: Vec::new(),
             memory: Vec::new(),

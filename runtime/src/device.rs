@@ -241,16 +241,16 @@ impl Device {
     /// enable (to be chained to the `VkDeviceCreateInfo`) and the extensions.
     ///
     /// # Safety
-    /// `physical` belongs to `instance`; both are of Vulkan 1.3 or later.
+    /// `physical` belongs to `instance`, which was made by `entry`; both are of Vulkan 1.3 or later.
     ///
     /// Errors: [`Error::NoDevice`] without such a family.
     pub unsafe fn lendable<T>(
-        instance: &ash::Instance,
+        (entry, instance): (&ash::Entry, &ash::Instance),
         physical: ash::vk::PhysicalDevice,
         create: impl FnOnce(u32, &mut ash::vk::PhysicalDeviceFeatures2<'_>, &[&std::ffi::CStr]) -> T,
     ) -> Result<T, Error> {
         // SAFETY: the caller's promise.
-        unsafe { physical::lendable(instance, physical, create) }
+        unsafe { physical::lendable((entry, instance), physical, create) }
     }
 
     /// Why the device can do no more, after it was lost or a submission was given up.

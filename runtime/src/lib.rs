@@ -57,7 +57,7 @@ pub use arena::Arena;
 pub use ash;
 pub use buffer::{Buffer, Memory, Usage, View};
 pub use call::{Call, READ, WRITTEN, Words};
-pub use caps::{Caps, DeviceKind, HeapInfo, MemoryType, Need};
+pub use caps::{Caps, DeviceKind, HeapInfo, MatrixShape, MemoryType, Need};
 pub use device::{Avoid, CompileOptions, Compiled, Device, DeviceInfo, DeviceOptions, Selector, Substitute};
 pub use error::Error;
 pub use fault::{Fault, Faults};

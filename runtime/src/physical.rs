@@ -5,17 +5,18 @@ use std::ffi::CStr;
 use ash::vk;
 use sha2::{Digest, Sha256};
 
-use crate::caps::{Caps, DeviceKind, HeapInfo, MemoryType, Need};
+use crate::caps::{Caps, DeviceKind, HeapInfo, MatrixShape, MemoryType, Need};
 use crate::device::{DeviceInfo, Selector};
 use crate::error::Error;
 use crate::vulkan::{Validation, failed, open_instance};
 
 /// Extensions that are switched on where a device has them. The specification demands the first.
-const WANTED: [&CStr; 4] = [
+const WANTED: [&CStr; 5] = [
     ash::khr::portability_subset::NAME,
     ash::ext::memory_budget::NAME,
     ash::ext::external_memory_host::NAME,
     ash::khr::pipeline_executable_properties::NAME,
+    ash::khr::cooperative_matrix::NAME,
 ];
 
 /// A physical device that offers Vulkan 1.3 and a compute queue.
@@ -45,7 +46,7 @@ fn compute_family(families: &[vk::QueueFamilyProperties]) -> Option<u32> {
     with(vk::QueueFlags::GRAPHICS).or_else(|| with(vk::QueueFlags::empty())).map(|i| i as u32)
 }
 
-pub(crate) fn candidates(instance: &ash::Instance) -> Result<Vec<Candidate>, Error> {
+pub(crate) fn candidates(entry: &ash::Entry, instance: &ash::Instance) -> Result<Vec<Candidate>, Error> {
     // SAFETY: plain queries of a live instance and its physical devices.
     unsafe {
         let physicals =
@@ -58,7 +59,7 @@ pub(crate) fn candidates(instance: &ash::Instance) -> Result<Vec<Candidate>, Err
             if version < vk::API_VERSION_1_3 {
                 continue;
             }
-            found.push(candidate(instance, physical, family, &|_| true)?);
+            found.push(candidate((entry, instance), physical, family, &|_| true)?);
         }
         Ok(found)
     }
@@ -69,7 +70,7 @@ pub(crate) fn candidates(instance: &ash::Instance) -> Result<Vec<Candidate>, Err
 /// # Safety
 /// `physical` belongs to `instance`, offers Vulkan 1.3 and has the family.
 pub(crate) unsafe fn candidate(
-    instance: &ash::Instance,
+    (entry, instance): (&ash::Entry, &ash::Instance),
     physical: vk::PhysicalDevice,
     family: u32,
     enabled: &dyn Fn(&CStr) -> bool,
@@ -84,9 +85,34 @@ pub(crate) unsafe fn candidate(
         let has =
             |name: &&CStr| enabled(name) && offered.iter().any(|e| e.extension_name_as_c_str() == Ok(*name));
         let extensions: Vec<_> = WANTED.into_iter().filter(has).collect();
-        let caps = query_caps(instance, physical, bits, &extensions);
+        let matrix = if extensions.contains(&ash::khr::cooperative_matrix::NAME) {
+            matrix_shape(&ash::khr::cooperative_matrix::Instance::new(entry, instance), physical)
+        } else {
+            None
+        };
+        let caps = query_caps(instance, physical, bits, &extensions, matrix);
         Ok(Candidate { physical, family, caps, extensions })
     }
+}
+
+/// The largest matrices of f16 that are summed in f32 and no wider than 16, which shared memory is laid out for.
+///
+/// # Safety
+/// The device has the extension.
+unsafe fn matrix_shape(
+    extension: &ash::khr::cooperative_matrix::Instance,
+    physical: vk::PhysicalDevice,
+) -> Option<MatrixShape> {
+    // SAFETY: the caller's promise.
+    let shapes = unsafe { extension.get_physical_device_cooperative_matrix_properties(physical) }.ok()?;
+    let (half, single) = (vk::ComponentTypeKHR::FLOAT16, vk::ComponentTypeKHR::FLOAT32);
+    let fits = |s: &&vk::CooperativeMatrixPropertiesKHR<'_>| {
+        (s.a_type, s.b_type, s.c_type, s.result_type) == (half, half, single, single)
+            && s.scope == vk::ScopeKHR::SUBGROUP
+            && [s.m_size, s.n_size, s.k_size].iter().all(|side| [8, 16].contains(side))
+    };
+    let best = shapes.iter().filter(fits).max_by_key(|s| s.m_size * s.n_size * s.k_size)?;
+    Some(MatrixShape { m: best.m_size, n: best.n_size, k: best.k_size })
 }
 
 /// # Safety
@@ -96,6 +122,7 @@ unsafe fn query_caps(
     physical: vk::PhysicalDevice,
     timestamp_bits: u32,
     extensions: &[&CStr],
+    matrix: Option<MatrixShape>,
 ) -> Caps {
     let mut v11 = vk::PhysicalDeviceVulkan11Properties::default();
     let mut v12 = vk::PhysicalDeviceVulkan12Properties::default();
@@ -135,8 +162,7 @@ unsafe fn query_caps(
             Need::SubgroupArithmetic => operation(vk::SubgroupFeatureFlags::ARITHMETIC),
             Need::SubgroupShuffle => operation(vk::SubgroupFeatureFlags::SHUFFLE),
             Need::SubgroupBallot => operation(vk::SubgroupFeatureFlags::BALLOT),
-            // Its kernels do not exist yet, so its extension is not enabled.
-            Need::CooperativeMatrix => false,
+            Need::CooperativeMatrix => matrix.is_some(),
             Need::MemoryModel => f12.vulkan_memory_model != 0 && f12.vulkan_memory_model_device_scope != 0,
         })
         .collect();
@@ -196,6 +222,7 @@ unsafe fn query_caps(
         max_groups: limits.max_compute_work_group_count,
         max_shared: limits.max_compute_shared_memory_size,
         max_push: limits.max_push_constants_size,
+        matrix,
         timestamp_period: (timestamp_bits > 0 && limits.timestamp_period.is_finite())
             .then_some(limits.timestamp_period),
         heaps,
@@ -234,7 +261,7 @@ fn memory_types(memory: &vk::PhysicalDeviceMemoryProperties) -> Vec<MemoryType> 
 /// Every usable Vulkan device, in the loader's order.
 pub(crate) fn list() -> Result<Vec<DeviceInfo>, Error> {
     let opened = open_instance(Validation::Off)?;
-    let found = candidates(&opened.instance);
+    let found = candidates(&opened.entry, &opened.instance);
     opened.destroy();
     Ok(found?.into_iter().enumerate().map(|(index, c)| DeviceInfo { index, caps: c.caps }).collect())
 }
@@ -329,6 +356,10 @@ fn with_features<T>(
     if extensions.contains(&ash::khr::pipeline_executable_properties::NAME) {
         features = features.push_next(&mut executables);
     }
+    let mut matrices = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
+    if on(Need::CooperativeMatrix) {
+        features = features.push_next(&mut matrices);
+    }
     create(&mut features)
 }
 
@@ -337,7 +368,7 @@ fn with_features<T>(
 /// # Safety
 /// `physical` belongs to `instance` and offers Vulkan 1.3.
 pub(crate) unsafe fn lendable<T>(
-    instance: &ash::Instance,
+    (entry, instance): (&ash::Entry, &ash::Instance),
     physical: vk::PhysicalDevice,
     create: impl FnOnce(u32, &mut vk::PhysicalDeviceFeatures2<'_>, &[&CStr]) -> T,
 ) -> Result<T, Error> {
@@ -348,6 +379,7 @@ pub(crate) unsafe fn lendable<T>(
     // Reading compiled pipelines is for those who inspect them.
     let enabled = |name: &CStr| name != ash::khr::pipeline_executable_properties::NAME;
     // SAFETY: the caller's promise.
-    let Candidate { caps, extensions, .. } = unsafe { candidate(instance, physical, family, &enabled)? };
+    let Candidate { caps, extensions, .. } =
+        unsafe { candidate((entry, instance), physical, family, &enabled)? };
     Ok(with_features(&caps, &extensions, |features| create(family, features, &extensions)))
 }

@@ -103,6 +103,7 @@ pub trait QueueLock: Send + Sync {
 /// A device that another part of the program opened and goes on using. It lends device and queue; both outlive everything
 /// that is made on them. See [`crate::Device::borrow`].
 pub struct Borrowed {
+    pub entry: ash::Entry,
     pub instance: ash::Instance,
     pub physical: vk::PhysicalDevice,
     pub device: ash::Device,
@@ -180,7 +181,7 @@ unsafe extern "system" fn on_message(
 }
 
 pub(crate) struct Opened {
-    entry: ash::Entry,
+    pub(crate) entry: ash::Entry,
     pub(crate) instance: ash::Instance,
     messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     log: Box<Log>,
@@ -294,7 +295,8 @@ impl Context {
     /// `inspect` enables what reading compiled pipelines needs, where the device has it.
     pub(crate) fn open(options: &DeviceOptions, inspect: bool) -> Result<Context, Error> {
         let opened = open_instance(options.validation)?;
-        let chosen = candidates(&opened.instance).and_then(|found| pick(found, &options.selector));
+        let chosen =
+            candidates(&opened.entry, &opened.instance).and_then(|found| pick(found, &options.selector));
         let Candidate { physical, family, mut caps, mut extensions } = match chosen {
             Ok(candidate) => candidate,
             Err(error) => {
@@ -331,11 +333,11 @@ impl Context {
     /// # Safety
     /// As [`crate::Device::borrow`].
     pub(crate) unsafe fn borrow(borrowed: Borrowed, options: &DeviceOptions) -> Result<Context, Error> {
-        let Borrowed { instance, physical, device, family, queue, lock, extensions } = borrowed;
+        let Borrowed { entry, instance, physical, device, family, queue, lock, extensions } = borrowed;
         let enabled = |name: &CStr| extensions.iter().any(|extension| extension.as_c_str() == name);
         // SAFETY: the caller's promise.
         let Candidate { mut caps, extensions, .. } =
-            unsafe { candidate(&instance, physical, family, &enabled)? };
+            unsafe { candidate((&entry, &instance), physical, family, &enabled)? };
         options.restrict(&mut caps);
         let handles = Handles { instance, physical, family, queue, device };
         let (debug, log, faulty) = (None, Log::default(), false);

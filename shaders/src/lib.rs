@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod formats;
+pub mod matrix;
 pub mod reference;
 pub mod select;
 pub mod table;

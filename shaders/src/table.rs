@@ -50,6 +50,8 @@ const fn sums(op: &'static str, file: &'static str, axes: Axes, rank: u32) -> Ro
 }
 
 const FLOAT: Axes = &[("FORMAT", FORMATS), ("ACT", &["f32"])];
+/// Matrices of f16, for devices that multiply them in a subgroup.
+const HALF: Axes = &[("FORMAT", FORMATS), ("ACT", &["f16"])];
 const INT8: Axes = &[("FORMAT", QUANTISED), ("ACT", &["q8"])];
 /// Subgroups of GPUs, and those of software drivers, where loads are dear and barriers dearer. A class name means one
 /// order per device: no subgroup size belongs to both.
@@ -73,6 +75,8 @@ const MATVEC: Spec = &[("WG", 128), ("LANES", 16)];
 const TILED: Spec = &[("WG", 256), ("LANES", 16), ("OUTS", 4), ("ROWS", 64)];
 /// Half the outputs, for devices with workgroups of 128; a sum is one lane's in either, so the bits are the same.
 const TILED_SMALL: Spec = &[("WG", 128), ("LANES", 16), ("OUTS", 4), ("ROWS", 64)];
+/// 128 outputs by 64 rows: every invocation decodes one unit of weights per step.
+const COOP: Spec = &[("WG", 128), ("TILE_OUTS", 128), ("ROWS", 64)];
 /// Wider tiles than four rows, or more outputs beside them, cost more to compile than they save.
 const STRIP_1: Spec = &[("OUTS", 8), ("ROWS", 1)];
 const STRIP_2: Spec = &[("OUTS", 4), ("ROWS", 2)];
@@ -106,6 +110,8 @@ pub const ROWS: &[Row] = &[
     linear("linear.strip.comp", INT8, "int8", (2, 2), NARROW, STRIP_2),
     linear("linear.strip.comp", INT8, "int8", (3, 16), NARROW, STRIP_4),
     linear("linear.strip.comp", INT8, "prefill-int8", ANY, NARROW, STRIP_4),
+    linear("linear.coop.comp", HALF, "prefill-half", ANY, ANY_SUBGROUP, COOP),
+    one("halve", "halve.rows.comp"),
     one("norm", "norm.subgroup.comp"),
     one("soft_cap", "soft_cap.map.comp"),
     one("quantize", "quantize.blocks.comp"),

@@ -170,7 +170,7 @@ impl KernelTest {
                     let len = if int8 { count * k / 32 * 48 } else { count * k * 4 };
                     let view = Some(x.view(0, len));
                     let (float, form) = if int8 { (None, view) } else { (view, None) };
-                    let input = Rows { width: self.k, float, int8: form };
+                    let input = Rows::new(self.k, float, form);
                     ops::linear(&mut r, "linear", &input, self.rows, &tensor(index), LinearArgs::default())?;
                 }
                 Op::Embed => {

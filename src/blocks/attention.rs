@@ -238,7 +238,7 @@ pub fn attention(
         let shape = (r.rows * inputs.shape.heads, size);
         let (gates, values) = ((&gates, 2 * head), Some((values, size)));
         let gated = ops::gate_by(r, "attn_gate", gates, values, shape, Activation::Logistic, output_forms)?;
-        attended = Rows { width: w.output.weight.k, ..gated };
+        attended = gated.shaped(w.output.weight.k);
     }
     onto.add(r, "attn_output", &attended, &w.output)
 }

@@ -75,7 +75,9 @@ pub(super) enum ActivationsArg {
     Float,
     /// int8 in blocks of 32 where the weights are quantised
     Int8,
-    /// int8 where the device has integer dot products
+    /// prompts in f16 where the device multiplies matrices of it, else as auto
+    Half,
+    /// int8 where the device has integer dot products; prompts in f16 where a GPU multiplies matrices
     #[default]
     Auto,
 }

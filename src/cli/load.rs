@@ -171,6 +171,7 @@ pub(super) fn options(args: &ModelArgs, file: &ModelFile, device: &Device) -> Re
         activations: match args.activations {
             ActivationsArg::Float => Activations::Float,
             ActivationsArg::Int8 => Activations::Int8,
+            ActivationsArg::Half => Activations::Half,
             ActivationsArg::Auto => Activations::Auto,
         },
         k_type,

@@ -56,6 +56,9 @@ pub fn pipelines(caps: &Caps) -> Result<Vec<PipelineUse>> {
     if caps.has(Need::IntegerDot) {
         operands.push(Activations::Int8);
     }
+    if caps.has(Need::CooperativeMatrix) {
+        operands.push(Activations::Half);
+    }
     for (rows, path) in STEPS {
         for &activations in &operands {
             for &format in FORMATS {
@@ -138,7 +141,7 @@ fn linear(
     let mut r = Recorder::new(format.name.into(), found.caps, rows, path, activations);
     let weight = tensor(&mut r.recording, "weight", format, WIDTH, WIDTH);
     let form = Some(r.floats("x", rows, WIDTH));
-    let x = Rows { width: WIDTH, float: form.clone(), int8: form };
+    let x = Rows::new(WIDTH, form.clone(), form);
     ops::linear(&mut r, "linear", &x, rows, &weight, LinearArgs::default())?;
     found.add(&r);
     Ok(())
@@ -338,6 +341,8 @@ fn parts(recording: &mut Recording, config: &Config) -> Result<Parts> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use vkllm_runtime::MatrixShape;
+
     use super::*;
 
     #[test]
@@ -346,6 +351,7 @@ mod tests {
         for subgroup in [8, 32] {
             let mut caps = host.as_ref().unwrap().caps().clone();
             caps.subgroup = subgroup;
+            caps.matrix = Some(MatrixShape { m: 16, n: 16, k: 16 });
             let uses = pipelines(&caps).unwrap();
             for row in vkllm_shaders::table::ROWS {
                 // The engine's kernels quantise what they write; that one serves tests of the others. Probes measure.

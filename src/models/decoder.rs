@@ -104,12 +104,14 @@ pub fn record(
     };
     let whole = (&parts.output, parts.output_bias.as_ref());
     let (matrix, bias) = step.head.as_ref().map_or(whole, |head| (head.matrix, head.bias));
-    let forms = blocks::forms_of(r, matrix);
-    let h = ops::norm(r, "output_norm", (&x, config.width), count, &parts.output_norm, forms)?;
     // Few rows of many are the last of a prompt: their logits come from the same kernels as a decoded row's.
     let path = if outputs == Outputs::All { r.path } else { Path::Rows };
-    let args = LinearArgs { path: Some(path), bias, scale: config.logit_scale, ..LinearArgs::default() };
+    let path_of_step = std::mem::replace(&mut r.path, path);
+    let forms = blocks::forms_of(r, matrix);
+    let h = ops::norm(r, "output_norm", (&x, config.width), count, &parts.output_norm, forms)?;
+    let args = LinearArgs { bias, scale: config.logit_scale, ..LinearArgs::default() };
     let logits = ops::linear(r, "output", &h, count, matrix, args)?;
+    r.path = path_of_step;
     if config.final_cap != 0.0 {
         ops::soft_cap(r, "output_cap", &logits, count * matrix.n, config.final_cap)?;
     }

@@ -1,11 +1,13 @@
 //! Matrix products: weights times rows, with bias and residual in the epilogue.
 
-use vkllm_runtime::{Grid, Need, View};
+use vkllm_runtime::{Caps, DeviceKind, Grid, Need, View};
+use vkllm_shaders::matrix::division;
 use vkllm_shaders::ops;
+use vkllm_shaders::reference::halve::HALF_TAIL;
 use vkllm_shaders::select::Candidate;
 
 use super::experts::Routing;
-use super::{Activations, Path, Recorder, Rows, Want};
+use super::{Activations, Path, Recorder, Rows, Simple, Want};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -42,19 +44,113 @@ pub(super) fn windows(tensor: &Tensor, max_binding: u64) -> Vec<Window> {
     all
 }
 
-/// Whether a matrix is multiplied by int8 activations.
-pub fn takes_int8(r: &Recorder<'_>, tensor: &Tensor) -> bool {
-    let wanted = match r.activations {
+/// The form of activations that a matrix is multiplied by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Operand {
+    Float,
+    Int8,
+    Half,
+}
+
+impl Operand {
+    /// Value of the axis `ACT`.
+    fn axis(self) -> &'static str {
+        match self {
+            Operand::Float => "f32",
+            Operand::Int8 => "q8",
+            Operand::Half => "f16",
+        }
+    }
+
+    /// Words of a row of k activations.
+    fn stride(self, k: u32) -> u32 {
+        match self {
+            Operand::Float => k,
+            Operand::Int8 => k / 32 * 12,
+            Operand::Half => k / 2 + HALF_TAIL as u32,
+        }
+    }
+}
+
+fn operand(r: &Recorder<'_>, tensor: &Tensor) -> Operand {
+    let allowed = |operand: Operand| {
+        let is_own = |c: &&Candidate| {
+            c.kernel.axis("FORMAT") == tensor.format.name && c.kernel.axis("ACT") == operand.axis()
+        };
+        let avoided = |c: &Candidate| r.caps.avoid.iter().any(|name| name == c.kernel.name);
+        let mut own = ops::linear::CANDIDATES.iter().filter(is_own).peekable();
+        let fits = match (operand, own.peek()) {
+            (_, None) => false,
+            (Operand::Half, Some(own)) => {
+                own.kernel.needs.iter().all(|need| r.caps.has(*need)) && division(own, r.caps).is_some()
+            }
+            _ => true,
+        };
+        // Where one of them is wrong all products of the format are of floats, so that steps of all sizes agree.
+        fits && tensor.k.is_multiple_of(32) && !own.any(avoided)
+    };
+    // Software has no units for matrices, whatever it offers.
+    let matrices = match r.activations {
+        Activations::Half => true,
+        Activations::Auto => r.caps.kind != DeviceKind::Cpu,
+        Activations::Float | Activations::Int8 => false,
+    };
+    let int8 = match r.activations {
         Activations::Float => false,
         Activations::Int8 => true,
-        Activations::Auto => r.caps.has(Need::IntegerDot),
+        Activations::Half | Activations::Auto => r.caps.has(Need::IntegerDot),
     };
-    let is_own =
-        |c: &&Candidate| c.kernel.axis("FORMAT") == tensor.format.name && c.kernel.axis("ACT") == "q8";
-    let avoided = |c: &Candidate| r.caps.avoid.iter().any(|name| name == c.kernel.name);
-    let mut own = ops::linear::CANDIDATES.iter().filter(is_own).peekable();
-    // Where one of them is wrong all products of the format are of floats, so that steps of all sizes agree.
-    wanted && tensor.k.is_multiple_of(32) && own.peek().is_some() && !own.any(avoided)
+    if matrices && r.path == Path::Prefill && allowed(Operand::Half) {
+        Operand::Half
+    } else if int8 && allowed(Operand::Int8) {
+        Operand::Int8
+    } else {
+        Operand::Float
+    }
+}
+
+/// Whether a matrix is multiplied by int8 activations.
+pub fn takes_int8(r: &Recorder<'_>, tensor: &Tensor) -> bool {
+    operand(r, tensor) == Operand::Int8
+}
+
+/// The rows in the form that a matrix is multiplied by.
+fn input_of(r: &mut Recorder<'_>, label: &str, x: &Rows, count: u32, operand: Operand) -> Result<View> {
+    let form = match operand {
+        Operand::Float => x.float.as_ref(),
+        Operand::Int8 => x.int8.as_ref(),
+        Operand::Half => x.half.get().or(x.float.as_ref()),
+    };
+    let Some(form) = form else {
+        return Err(Error::NoKernel {
+            op: label.to_owned(),
+            reasons: "its input form was not written".into(),
+        });
+    };
+    if operand != Operand::Half || x.half.get().is_some() {
+        return Ok(form.clone());
+    }
+    let half = halve(r, form, count, x.width)?;
+    Ok(x.half.get_or_init(|| half).clone())
+}
+
+/// Rows of f32 as rows of f16, with a power of two for each.
+fn halve(r: &mut Recorder<'_>, x: &View, count: u32, k: u32) -> Result<View> {
+    let y = r.floats("half", count, Operand::Half.stride(k));
+    let push = ops::halve::Push { k, rows: count, ..Default::default() };
+    let lanes = r.caps.subgroup;
+    r.simple(
+        "half",
+        Simple {
+            candidates: ops::halve::CANDIDATES,
+            axes: &[],
+            specs: &[("WG", lanes), ("SG", lanes)],
+            views: ops::halve::Args { x: x.clone(), y_half: y.clone() }.views(),
+            push,
+            grid: Grid::Fixed([count.min(r.caps.max_groups[0]), 1, 1]),
+        },
+    )?;
+    Ok(y)
 }
 
 /// What is added to a product.
@@ -66,15 +162,13 @@ pub struct LinearArgs<'a> {
     pub residual: Option<&'a View>,
     /// Where the result goes; a transient of its own otherwise.
     pub into: Option<&'a View>,
-    /// Family of kernels, when it is not the step's.
-    pub path: Option<Path>,
     /// Factor on the product and its bias.
     pub scale: f32,
 }
 
 impl Default for LinearArgs<'_> {
     fn default() -> Self {
-        LinearArgs { bias: None, residual: None, into: None, path: None, scale: 1.0 }
+        LinearArgs { bias: None, residual: None, into: None, scale: 1.0 }
     }
 }
 
@@ -89,33 +183,27 @@ pub fn linear(
     weight: &Tensor,
     args: LinearArgs<'_>,
 ) -> Result<View> {
-    let int8 = takes_int8(r, weight);
-    let form = if int8 { &x.int8 } else { &x.float };
-    let Some(input) = form else {
-        return Err(Error::NoKernel {
-            op: label.to_owned(),
-            reasons: "its input form was not written".into(),
-        });
-    };
     if x.width != weight.k {
         let reasons = format!("{} has rows of {}, its input {}", weight.name, weight.k, x.width);
         return Err(Error::NoKernel { op: label.to_owned(), reasons });
     }
-    let few = args.path.unwrap_or(r.path) == Path::Rows;
+    let operand = operand(r, weight);
+    let input = input_of(r, label, x, count, operand)?;
+    let few = r.path == Path::Rows;
     let rows = if few { count.min(MAX_ROWS) } else { count };
-    let candidate = kernel_of(r, label, weight, int8, (few, rows))?;
+    let candidate = kernel_of(r, label, weight, operand, (few, rows))?;
     let y = match args.into {
         Some(view) => view.clone(),
         None => r.floats(label, count, weight.n),
     };
-    let tile = tile_of(candidate, rows, r.caps.subgroup);
+    let tile = tile_of(candidate, rows, r.caps);
     for window in windows(weight, r.caps.max_binding) {
         let push = ops::linear::Push {
             k: weight.k,
             n: window.count,
             rows: count,
             row_bytes: weight.row_bytes() as u32,
-            x_stride: if int8 { weight.k / 32 * 12 } else { weight.k },
+            x_stride: operand.stride(weight.k),
             y_stride: weight.n,
             residual_stride: weight.n,
             scale: args.scale,
@@ -152,15 +240,16 @@ fn kernel_of(
     r: &Recorder<'_>,
     label: &str,
     weight: &Tensor,
-    int8: bool,
+    operand: Operand,
     (few, rows): (bool, u32),
 ) -> Result<&'static Candidate> {
-    let axes = [("FORMAT", weight.format.name), ("ACT", if int8 { "q8" } else { "f32" })];
-    let class = match (few, int8) {
-        (true, true) => "int8",
-        (true, false) => "float",
-        (false, true) => "prefill-int8",
-        (false, false) => "prefill-float",
+    let axes = [("FORMAT", weight.format.name), ("ACT", operand.axis())];
+    let class = match (few, operand) {
+        (_, Operand::Half) => "prefill-half",
+        (true, Operand::Int8) => "int8",
+        (true, Operand::Float) => "float",
+        (false, Operand::Int8) => "prefill-int8",
+        (false, Operand::Float) => "prefill-float",
     };
     let select =
         |class| r.select(label, ops::linear::CANDIDATES, Want { axes: &axes, rows, class: Some(class) });
@@ -185,10 +274,10 @@ pub struct Stack {
 }
 
 /// Rows that one tile of assignments has in the kernel for a stack.
-pub(super) fn tile_rows(r: &Recorder<'_>, label: &str, weight: &Tensor, int8: bool) -> Result<u32> {
+pub(super) fn tile_rows(r: &Recorder<'_>, label: &str, weight: &Tensor) -> Result<u32> {
     let few = r.path == Path::Rows;
     let rows = if few { r.rows.min(MAX_ROWS) } else { r.rows };
-    Ok(tile_of(kernel_of(r, label, weight, int8, (few, rows))?, rows, r.caps.subgroup).rows)
+    Ok(tile_of(kernel_of(r, label, weight, operand(r, weight), (few, rows))?, rows, r.caps).rows)
 }
 
 /// Dispatches that multiply stacks of one shape: the view, its first expert and their number, and whether the second
@@ -251,15 +340,14 @@ pub fn linear_experts(
     routing: &Routing,
 ) -> Result<View> {
     let weight = &stacks[0].weight;
-    let int8 = takes_int8(r, weight);
-    let refuse = |reasons: String| Error::NoKernel { op: label.to_owned(), reasons };
-    let input = if int8 { &x.int8 } else { &x.float };
-    let view = input.as_ref().ok_or_else(|| refuse("its input form was not written".into()))?;
     if x.width != weight.k {
-        return Err(refuse(format!("{} has rows of {}, its input {}", weight.name, weight.k, x.width)));
+        let reasons = format!("{} has rows of {}, its input {}", weight.name, weight.k, x.width);
+        return Err(Error::NoKernel { op: label.to_owned(), reasons });
     }
-    let stride = if int8 { weight.k / 32 * 12 } else { weight.k };
-    stacked(r, label, &Input { view, stride, int8, slots }, stacks, routing)
+    let operand = operand(r, weight);
+    let count = r.rows * routing.used / slots;
+    let view = &input_of(r, label, x, count, operand)?;
+    stacked(r, label, &Input { view, stride: operand.stride(weight.k), operand, slots }, stacks, routing)
 }
 
 /// The products of each head of each row with a matrix of its own: [rows · heads, n]. The heads of `x` are f32 and begin
@@ -273,7 +361,7 @@ pub fn linear_heads(
     stack: &Stack,
     routing: &Routing,
 ) -> Result<View> {
-    stacked(r, label, &Input { view, stride, int8: false, slots: 1 }, &[stack], routing)
+    stacked(r, label, &Input { view, stride, operand: Operand::Float, slots: 1 }, &[stack], routing)
 }
 
 /// Rows that assignments multiply.
@@ -281,7 +369,7 @@ struct Input<'a> {
     view: &'a View,
     /// Words from one row to the next.
     stride: u32,
-    int8: bool,
+    operand: Operand,
     /// Assignments that share a row.
     slots: u32,
 }
@@ -298,8 +386,8 @@ fn stacked(
     let refuse = |reasons: String| Error::NoKernel { op: label.to_owned(), reasons };
     let few = r.path == Path::Rows;
     let rows = if few { r.rows.min(MAX_ROWS) } else { r.rows };
-    let candidate = kernel_of(r, label, weight, x.int8, (few, rows))?;
-    let tile = tile_of(candidate, rows, r.caps.subgroup);
+    let candidate = kernel_of(r, label, weight, x.operand, (few, rows))?;
+    let tile = tile_of(candidate, rows, r.caps);
     if tile.rows != routing.tile_rows {
         return Err(refuse(format!(
             "its tiles have {} rows, those of the router {}",
@@ -356,7 +444,12 @@ struct Tile {
     rows: u32,
 }
 
-fn tile_of(candidate: &'static Candidate, rows: u32, subgroup: u32) -> Tile {
+fn tile_of(candidate: &'static Candidate, rows: u32, caps: &Caps) -> Tile {
+    let subgroup = caps.subgroup;
+    if let Some((sides, outputs, tile_rows)) = division(candidate, caps) {
+        let specs = [("SG", subgroup)].into_iter().chain(sides).chain(candidate.spec.iter().copied());
+        return Tile { specs: specs.collect(), outputs, rows: tile_rows };
+    }
     let wg = candidate.fixed("WG").unwrap_or(subgroup);
     let mut lanes = candidate.fixed("LANES").unwrap_or(1);
     if candidate.kernel.needs.contains(&Need::SubgroupShuffle) {

@@ -19,6 +19,8 @@ pub use rows::{
 pub use sample::{Choice, Draw, HISTORY_RING, MOST_BIASES, Purpose, SampleViews, note_history, sample};
 pub use verify::{AcceptViews, Gate, RECORD, accept, gate, verify_rows};
 
+use std::cell::OnceCell;
+
 use vkllm_runtime::{Caps, Dispatch, Grid, Recording, View};
 use vkllm_shaders::select::{Candidate, Wanted, select};
 
@@ -34,7 +36,9 @@ pub enum Activations {
     Float,
     /// int8 in blocks of 32 where the weights are quantised.
     Int8,
-    /// int8 where the device has integer dot products.
+    /// Prompts in f16 where the device multiplies matrices of it in a subgroup; otherwise as [`Activations::Auto`].
+    Half,
+    /// int8 where the device has integer dot products; prompts in f16 where a GPU multiplies matrices of it.
     #[default]
     Auto,
 }
@@ -73,6 +77,19 @@ pub struct Rows {
     pub width: u32,
     pub float: Option<View>,
     pub int8: Option<View>,
+    /// f16, made of f32 where a product of matrices wants it.
+    half: OnceCell<View>,
+}
+
+impl Rows {
+    pub fn new(width: u32, float: Option<View>, int8: Option<View>) -> Self {
+        Rows { width, float, int8, half: OnceCell::new() }
+    }
+
+    /// The same values in rows of another width.
+    pub fn shaped(self, width: u32) -> Self {
+        Rows::new(width, self.float, self.int8)
+    }
 }
 
 /// A recording in the making, with what every operation needs to know.
@@ -118,7 +135,7 @@ impl<'a> Recorder<'a> {
             let label = format!("{} int8", self.label(name));
             self.recording.transient(label, u64::from(rows) * u64::from(width / 32) * Q8_BLOCK)
         });
-        Rows { width, float, int8 }
+        Rows::new(width, float, int8)
     }
 
     /// Bound where a kernel's output is switched off.

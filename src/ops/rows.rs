@@ -77,16 +77,15 @@ pub fn norm_groups(
     gate: Option<&View>,
     forms: Forms,
 ) -> Result<Rows> {
-    let mut out = r.forms(label, r.rows, count * w.weight.k, forms);
+    let out = r.forms(label, r.rows, count * w.weight.k, forms);
     let aside = gate.map_or(Aside::None, Aside::Gate);
     norm_into(r, label, (x, w.weight.k), r.rows * count, w, aside, &out, forms)?;
-    out.width = count * w.weight.k;
     Ok(out)
 }
 
 /// `x += norm(y)`, both [rows, k].
 pub fn norm_add(r: &mut Recorder<'_>, label: &str, y: &View, w: &Norm, x: &View) -> Result<()> {
-    let out = Rows { width: w.weight.k, float: Some(x.clone()), int8: None };
+    let out = Rows::new(w.weight.k, Some(x.clone()), None);
     let forms = Forms { float: true, int8: false };
     norm_into(r, label, (y, w.weight.k), r.rows, w, Aside::Residual(x), &out, forms)
 }

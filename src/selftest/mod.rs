@@ -8,6 +8,7 @@ mod attention;
 pub mod compare;
 pub mod corpus;
 mod experts;
+mod halves;
 mod heads;
 mod job;
 mod kv;
@@ -152,6 +153,7 @@ pub fn cases(caps: &Caps) -> Vec<Case> {
     let mut list = List { caps, cases: Vec::new(), names: BTreeSet::new() };
     lookup::list(&mut list);
     rows::list(&mut list);
+    halves::list(&mut list);
     heads::list(&mut list);
     experts::list(&mut list);
     recurrent::list(&mut list);

@@ -2,6 +2,7 @@
 
 use half::f16;
 use vkllm_shaders::formats::{Format, by_name};
+use vkllm_shaders::reference::halve::{HALF_TAIL, half_row, powers};
 use vkllm_shaders::select::Candidate;
 
 use super::Rng;
@@ -90,6 +91,52 @@ pub fn decode(format: &Format, bytes: &[u8], n: usize, k: usize) -> Vec<f32> {
     weights
 }
 
+/// Rows of weights as the products of a kernel see them: of f16 where its rows are.
+pub fn factors(candidate: &Candidate, bytes: &[u8], n: usize, k: usize) -> Vec<f32> {
+    let mut weights = decode(format_of(candidate), bytes, n, k);
+    if act_of(candidate) == Act::F16 {
+        weights.iter_mut().for_each(|w| *w = f16::from_f32(*w).to_f32());
+    }
+    weights
+}
+
+/// Forms of activations, as the axis `ACT` of a kernel names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Act {
+    F32,
+    Q8,
+    F16,
+}
+
+/// The form of activations that a kernel takes.
+pub fn act_of(candidate: &Candidate) -> Act {
+    match candidate.kernel.axis("ACT") {
+        "q8" => Act::Q8,
+        "f16" => Act::F16,
+        _ => Act::F32,
+    }
+}
+
+impl Act {
+    /// Value of the axis.
+    pub fn axis(self) -> &'static str {
+        match self {
+            Act::F32 => "f32",
+            Act::Q8 => "q8",
+            Act::F16 => "f16",
+        }
+    }
+
+    /// Words of a row of k.
+    pub fn stride(self, k: usize) -> usize {
+        match self {
+            Act::F32 => k,
+            Act::Q8 => k / 32 * 12,
+            Act::F16 => k / 2 + HALF_TAIL,
+        }
+    }
+}
+
 /// One q8 block of 32 integers with a scale.
 pub fn q8_block(q: &[i8], d: f32) -> [u32; 12] {
     let mut words = [0; 12];
@@ -114,25 +161,37 @@ pub struct Activations {
 
 impl Activations {
     /// Integers with a scale per 32, in rows of `k`.
-    pub fn new(q8: bool, k: usize, integers: &[i8], mut scale: impl FnMut() -> f32) -> Self {
+    pub fn new(act: Act, k: usize, integers: &[i8], mut scale: impl FnMut() -> f32) -> Self {
         let (mut words, mut values) = (Vec::new(), Vec::new());
         for row in integers.chunks_exact(k) {
             for block in row.chunks(32) {
                 let d = scale();
                 values.extend(block.iter().map(|q| d * f32::from(*q)));
-                if q8 {
+                if act == Act::Q8 {
                     words.extend(q8_block(block, d));
                 }
             }
         }
-        if !q8 {
-            words = values.iter().map(|value: &f32| value.to_bits()).collect();
+        if act == Act::Q8 {
+            Activations { words, values, stride: act.stride(k) }
+        } else {
+            Self::floats(act, k, values)
         }
-        Activations { words, values, stride: if q8 { k / 32 * 12 } else { k } }
     }
 
-    /// Rows of f32 as they are.
-    pub fn floats(k: usize, values: Vec<f32>) -> Self {
-        Activations { words: values.iter().map(|value| value.to_bits()).collect(), values, stride: k }
+    /// Rows of f32 as they are, or rounded to f16.
+    pub fn floats(act: Act, k: usize, mut values: Vec<f32>) -> Self {
+        let words = match act {
+            Act::F16 => values.chunks_exact(k).flat_map(half_row).collect(),
+            _ => values.iter().map(|value| value.to_bits()).collect(),
+        };
+        if act == Act::F16 {
+            for row in values.chunks_exact_mut(k) {
+                let (factor, reciprocal) = powers(row);
+                row.iter_mut()
+                    .for_each(|value| *value = f16::from_f32(*value * factor).to_f32() * reciprocal);
+            }
+        }
+        Activations { words, values, stride: act.stride(k) }
     }
 }

@@ -5,6 +5,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use vkllm::selftest::{Rng, SEED};
 use vkllm_runtime::{Device, DeviceOptions, Error, Selector, Simulated, Validation};
@@ -64,6 +65,11 @@ pub fn device() -> Option<&'static Device> {
         skip("no Vulkan device");
     }
     device
+}
+
+/// Options of a device that cuts nothing, however long it takes: who counts submissions must not depend on the clock.
+pub fn uncut() -> DeviceOptions {
+    DeviceOptions { slice: Some(Duration::ZERO), ..options() }
 }
 
 /// A device of one's own, as `device` is.

@@ -63,12 +63,13 @@ fn a_device_of_the_program_is_borrowed() {
     };
     // SAFETY: the physical device is the instance's.
     let (device, family, extensions) =
-        unsafe { Device::lendable(&instance, physical, create) }.expect("it computes");
+        unsafe { Device::lendable((&entry, &instance), physical, create) }.expect("it computes");
     // SAFETY: as above.
     let queue = unsafe { device.get_device_queue(family, 0) };
     let lock = Arc::new(Lock::default());
     let (instance_too, device_too) = (instance.clone(), device.clone());
     let borrowed = Borrowed {
+        entry: entry.clone(),
         instance: instance_too,
         physical,
         device: device_too,

@@ -232,7 +232,7 @@ fn rejection_sampling_keeps_the_distribution_in_full() {
 #[test]
 fn judged_rounds_are_one_submission() {
     let Some(device) = harness::device() else { return };
-    let device = Device::open(&harness::options()).unwrap_or_else(|_| device.clone());
+    let device = Device::open(&harness::uncut()).unwrap_or_else(|_| device.clone());
     let target = load(&device, open(&assets()));
     let draft = load(&device, open(&assets()));
     let options = SpecOptions { rejection: true, ..spec("draft-model:p-min=0.2", Some(4)) };

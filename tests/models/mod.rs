@@ -189,3 +189,23 @@ fn int8_logits_agree_on_the_device() {
         check(device, Activations::Int8);
     }
 }
+
+/// Prompts on matrix units: f16 operands and an f16 cache, rows to 2e-5 (DESIGN, section 6).
+#[test]
+fn half_logits_agree_on_the_device() {
+    let Some(device) = harness::device() else { return };
+    if device.caps().matrix.is_none() {
+        return harness::skip("prompts in f16: the device multiplies no matrices");
+    }
+    let mut count = 0;
+    for golden in Golden::folder(&data("golden")) {
+        let model = open(device, &golden, 512, Activations::Half);
+        let errors = golden.errors(&logits(&model, &golden.tokens));
+        println!("{}: median {:.2e}, worst {:.2e}", golden.name, errors.median, errors.worst);
+        assert!(errors.worst <= 2e-5, "{}: worst {:.2e}", golden.name, errors.worst);
+        count += 1;
+    }
+    assert!(count > 2, "only {count} golden runs");
+    let messages = device.take_messages();
+    assert!(messages.is_empty(), "the validation layers say {messages:?}");
+}

@@ -301,7 +301,7 @@ fn rounds_stop_where_plain_decoding_stops() {
 fn a_round_is_one_submission() {
     let Some(device) = harness::device() else { return };
     // The counts are the device's: no other test may use it meanwhile.
-    let device = Device::open(&harness::options()).unwrap_or_else(|_| device.clone());
+    let device = Device::open(&harness::uncut()).unwrap_or_else(|_| device.clone());
     let target = load(&device, open(&data("golden/llama-q4_k_m.gguf")));
     let draft = load(&device, open(&data("golden/llama-q4_k_m.gguf")));
     let prompt: Vec<u32> = (1..20).collect();

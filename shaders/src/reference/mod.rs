@@ -11,6 +11,7 @@ pub mod gate;
 pub mod gather;
 pub mod glu;
 pub mod group;
+pub mod halve;
 pub mod heads;
 pub mod join;
 pub mod kv;

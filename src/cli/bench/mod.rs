@@ -85,6 +85,7 @@ fn activations(arg: ActivationsArg) -> (Activations, &'static str) {
     match arg {
         ActivationsArg::Float => (Activations::Float, "float"),
         ActivationsArg::Int8 => (Activations::Int8, "int8"),
+        ActivationsArg::Half => (Activations::Half, "half"),
         ActivationsArg::Auto => (Activations::Auto, "auto"),
     }
 }

@@ -1,18 +1,18 @@
 //! Products of random and of extreme data, every element within its own forward-error bound.
 
 use super::super::compare::{values, within};
-use super::super::weights::{Activations, Scales, decode, format_of, weights};
+use super::super::weights::{Act, Activations, Scales, act_of, factors, format_of, weights};
 use super::super::{Bench, Check, List};
-use super::{Product, Subject, is_q8, tile};
+use super::{Product, Subject, tile};
 
 pub(super) fn list(list: &mut List<'_>, subject: Subject) {
     let candidate = subject.candidate;
     let kernel = &[candidate.kernel];
     let block = format_of(candidate).block;
-    let n = tile(candidate, subject.most(), list.caps.subgroup).outputs + 1;
+    let n = tile(candidate, subject.most(), list.caps).outputs + 1;
     for (k, rows) in [(4 * block.max(64), subject.most()), (8 * block.max(32), subject.few())] {
         // Float formats end within a unit.
-        let k = if block == 1 { k + 4 } else { k };
+        let k = if block == 1 && act_of(candidate) != Act::F16 { k + 4 } else { k };
         list.add(kernel, format!("error bound n {n} k {k} rows {rows}"), move |bench| {
             let mut rng = bench.rng(&format!("{} random {k}", candidate.kernel.name));
             let product = Product {
@@ -32,7 +32,7 @@ pub(super) fn list(list: &mut List<'_>, subject: Subject) {
         let mut rng = bench.rng(&format!("{} subnormal", candidate.kernel.name));
         let (n, k, rows) = (5, 2 * block.max(64), subject.few());
         let bytes = weights(&mut rng, format_of(candidate), n, k, Scales::Subnormal);
-        let x = super::random_rows(&mut rng, is_q8(candidate), rows, k);
+        let x = super::random_rows(&mut rng, act_of(candidate), rows, k);
         bounded(bench, &Product::plain(candidate, (n, k, rows), bytes, x))
     });
     // Every combination is a pipeline of its own, and the epilogue is one function: one format shows it.
@@ -50,7 +50,7 @@ pub(super) fn list(list: &mut List<'_>, subject: Subject) {
 fn bounded(bench: &Bench, product: &Product) -> Check {
     let Product { candidate, n, k, rows, .. } = *product;
     let got = product.run(bench)?;
-    let w = decode(format_of(candidate), &product.weights, n, k);
+    let w = factors(candidate, &product.weights, n, k);
     let (mut want, mut bound) = (Vec::new(), Vec::new());
     let part = |of: &Option<Vec<f32>>, at: usize| of.as_ref().map_or(0.0, |of| f64::from(of[at]));
     for (row, x) in product.x.values.chunks_exact(k).take(rows).enumerate() {
@@ -75,7 +75,7 @@ fn large(bench: &Bench, subject: Subject) -> Check {
     let (n, k, rows) = (3, 8 * format.block.max(32), subject.few());
     let bytes = weights(&mut rng, format, n, k, Scales::Plausible);
     let integers: Vec<i8> = (0..rows * k).map(|e| if e % 2 == 0 { 127 } else { -127 }).collect();
-    let x = Activations::new(is_q8(candidate), k, &integers, || 6.0e4 / 127.0);
+    let x = Activations::new(act_of(candidate), k, &integers, || 6.0e4 / 127.0);
     bounded(bench, &Product::plain(candidate, (n, k, rows), bytes, x))
 }
 
@@ -83,10 +83,10 @@ fn epilogue(bench: &Bench, subject: Subject, (bias, residual): (bool, bool), pad
     let candidate = subject.candidate;
     let mut rng = bench.rng(&format!("{} epilogue {pad}", candidate.kernel.name));
     let (rows, k) = (subject.few(), 64);
-    let n = tile(candidate, rows, bench.lanes()).outputs + 3;
+    let n = tile(candidate, rows, bench.device.caps()).outputs + 3;
     let bytes = weights(&mut rng, format_of(candidate), n, k, Scales::Powers);
     let integers: Vec<i8> = (0..rows * k).map(|_| rng.int(-20, 20) as i8).collect();
-    let x = Activations::new(is_q8(candidate), k, &integers, || 1.0);
+    let x = Activations::new(act_of(candidate), k, &integers, || 1.0);
     let product = Product {
         bias: bias.then(|| rng.ints(n, -9, 9)),
         residual: residual.then(|| rng.ints((rows + 1) * (n + pad), -9, 9)),

@@ -3,13 +3,14 @@
 use vkllm_shaders::formats::Format;
 
 use super::super::compare::values;
-use super::super::weights::{Activations, Scales, decode, format_of, weights};
+use super::super::weights::{Act, Activations, Scales, act_of, decode, factors, format_of, weights};
 use super::super::{Bench, Check, List, ensure};
-use super::{Product, Subject, is_q8, tile};
+use super::{Product, Subject, tile};
 
 /// Row lengths of a block and more, short enough for exact sums; formats without blocks end within a unit.
-fn lengths(format: &Format) -> &'static [usize] {
+fn lengths(format: &Format, act: Act) -> &'static [usize] {
     match format.block {
+        1 if act == Act::F16 => &[32, 64, 96, 128, 160, 544],
         1 if format.name == "f32" => &[8, 3, 20, 35, 100, 263],
         1 => &[8, 2, 20, 34, 100, 264],
         256 => &[256, 512, 768],
@@ -19,10 +20,10 @@ fn lengths(format: &Format) -> &'static [usize] {
 
 pub(super) fn list(list: &mut List<'_>, subject: Subject) {
     let candidate = subject.candidate;
-    let lengths = lengths(format_of(candidate));
+    let lengths = lengths(format_of(candidate), act_of(candidate));
     for turn in 0..8 {
         let (k, rows) = (lengths[turn % lengths.len()], subject.rows[turn % subject.rows.len()]);
-        let outputs = tile(candidate, rows, list.caps.subgroup).outputs;
+        let outputs = tile(candidate, rows, list.caps).outputs;
         let n = [outputs + 1, 1, outputs, outputs.max(2) - 1, 2 * outputs + 1, 7, 2, outputs + 3][turn];
         list.add(&[candidate.kernel], format!("integers n {n} k {k} rows {rows}"), move |bench| {
             integers(bench, subject, (n, k, rows), turn)
@@ -55,7 +56,7 @@ fn integers(bench: &Bench, subject: Subject, (n, k, rows): (usize, usize, usize)
     let amplitude = exact_amplitude(&decode(format, &bytes, n, k), k);
     ensure(amplitude >= 1, || format!("rows of {k} weights of {} have no exact sums", format.name))?;
     let integers: Vec<i8> = (0..rows * k).map(|_| rng.int(-amplitude, amplitude) as i8).collect();
-    let x = Activations::new(is_q8(candidate), k, &integers, || rng.pick(&[1.0, 0.5]));
+    let x = Activations::new(act_of(candidate), k, &integers, || rng.pick(&[1.0, 0.5]));
     let pad = turn % 3;
     let product = Product {
         bias: Some(rng.ints(n, -9, 9)),
@@ -73,10 +74,15 @@ fn one_hot(bench: &Bench, subject: Subject) -> Check {
     let candidate = subject.candidate;
     let format = format_of(candidate);
     let mut rng = bench.rng(&format!("{} one-hot", candidate.kernel.name));
-    let k = if format.block == 1 { 20 } else { 2 * format.block };
+    let act = act_of(candidate);
+    let k = match format.block {
+        1 if act == Act::F16 => 96,
+        1 => 20,
+        block => 2 * block,
+    };
     let n = 3;
     let bytes = weights(&mut rng, format, n, k, Scales::Plausible);
-    let decoded = decode(format, &bytes, n, k);
+    let decoded = factors(candidate, &bytes, n, k);
     let rows = subject.rows.iter().copied().max().unwrap_or(1).min(64);
     // Kernels of few rows see half of the positions of two blocks, or there would be hundreds of dispatches.
     let positions: Vec<usize> = match rows {
@@ -86,7 +92,7 @@ fn one_hot(bench: &Bench, subject: Subject) -> Check {
     for chunk in positions.chunks(rows) {
         let mut integers = vec![0i8; rows * k];
         chunk.iter().enumerate().for_each(|(row, position)| integers[row * k + position] = 1);
-        let x = Activations::new(is_q8(candidate), k, &integers, || 1.0);
+        let x = Activations::new(act_of(candidate), k, &integers, || 1.0);
         let product = Product::plain(candidate, (n, k, rows), bytes.clone(), x);
         let want: Vec<u32> = chunk
             .iter()

@@ -3,10 +3,10 @@
 use vkllm_shaders::ops::linear::Push;
 
 use super::exact::exact_amplitude;
-use super::{FOREIGN_EVERY_WAY, FOREIGN_FORMATS, NAN, Subject, is_q8, tile};
+use super::{FOREIGN_EVERY_WAY, FOREIGN_FORMATS, NAN, Subject, tile};
 use crate::selftest::compare::values;
 use crate::selftest::job::{Job, bytes_to_words};
-use crate::selftest::weights::{Activations, Scales, decode, format_of, weights};
+use crate::selftest::weights::{Activations, Scales, act_of, decode, format_of, weights};
 use crate::selftest::{Bench, Check, List, ensure};
 
 /// Experts of the stack, and the first that is not in the view.
@@ -30,8 +30,8 @@ fn experts(bench: &Bench, subject: Subject, rows: usize) -> Check {
     let candidate = subject.candidate;
     let format = format_of(candidate);
     let mut rng = bench.rng(&format!("{} experts {rows}", candidate.kernel.name));
-    let tile = tile(candidate, rows, bench.lanes());
-    let (n, k) = (tile.outputs + 3, if format.block == 1 { 72 } else { 2 * format.block });
+    let tile = tile(candidate, rows, bench.device.caps());
+    let (n, k) = (tile.outputs + 3, if format.block == 1 { 96 } else { 2 * format.block });
     // Two stacks, one behind the other.
     let bytes = weights(&mut rng, format, 2 * EXPERTS * n, k, Scales::Powers);
     let amplitude = exact_amplitude(&decode(format, &bytes, 2 * EXPERTS * n, k), k);
@@ -50,7 +50,7 @@ fn experts(bench: &Bench, subject: Subject, rows: usize) -> Check {
         .collect();
     let x_rows = assignments.div_ceil(SLOTS);
     let integers: Vec<i8> = (0..x_rows * k).map(|_| rng.int(-amplitude, amplitude) as i8).collect();
-    let x = Activations::new(is_q8(candidate), k, &integers, || rng.pick(&[1.0, 0.5]));
+    let x = Activations::new(act_of(candidate), k, &integers, || rng.pick(&[1.0, 0.5]));
     let row_bytes = format.row_bytes(k).unwrap_or(0);
     let push = Push {
         k: k as u32,

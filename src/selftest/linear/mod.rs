@@ -9,12 +9,13 @@ mod rows;
 
 use std::collections::BTreeSet;
 
-use vkllm_runtime::{DeviceKind, Need};
+use vkllm_runtime::{Caps, DeviceKind, Need};
+use vkllm_shaders::matrix::division;
 use vkllm_shaders::ops::linear::{CANDIDATES, Push};
 use vkllm_shaders::select::Candidate;
 
 use super::job::{Job, bytes_to_words};
-use super::weights::{Activations, Scales, format_of, weights};
+use super::weights::{Act, Activations, Scales, act_of, format_of, weights};
 use super::{Bench, Check, List, Rng};
 
 const NAN: u32 = 0x7fc0_0001;
@@ -69,8 +70,11 @@ fn subjects(list: &mut List<'_>) -> Vec<Subject> {
         let format = candidate.kernel.axis("FORMAT");
         // A second choice is the first with other sizes.
         let formats = if candidate.rank < 10 { FOREIGN_EVERY_WAY } else { FOREIGN_FORMATS };
+        let divides = candidate.fixed("TILE_OUTS").is_none() || division(candidate, list.caps).is_some();
         if let Some(reason) = lacking {
             list.skip(candidate, reason);
+        } else if !divides {
+            list.skip(candidate, "has no tile for the device's matrices".into());
         } else if foreign && !(is_software && formats.contains(&format)) {
             let (low, high) = candidate.subgroup;
             let lanes = list.caps.subgroup;
@@ -104,7 +108,12 @@ struct Tile {
     rows: usize,
 }
 
-fn tile(candidate: &'static Candidate, rows: usize, subgroup: u32) -> Tile {
+fn tile(candidate: &'static Candidate, rows: usize, caps: &Caps) -> Tile {
+    let subgroup = caps.subgroup;
+    if let Some((sides, outputs, rows)) = division(candidate, caps) {
+        let specs = [("SG", subgroup)].into_iter().chain(sides).collect();
+        return Tile { specs, outputs: outputs as usize, rows: rows as usize };
+    }
     let wg = candidate.fixed("WG").unwrap_or(subgroup);
     let mut lanes = candidate.fixed("LANES").unwrap_or(1);
     if candidate.kernel.needs.contains(&Need::SubgroupShuffle) {
@@ -114,10 +123,6 @@ fn tile(candidate: &'static Candidate, rows: usize, subgroup: u32) -> Tile {
     let rows = candidate.fixed("ROWS").map_or(rows.min(16), |rows| rows as usize);
     let specs = vec![("WG", wg), ("SG", subgroup), ("LANES", lanes), ("ROWS", rows as u32)];
     Tile { specs, outputs, rows }
-}
-
-fn is_q8(candidate: &Candidate) -> bool {
-    candidate.kernel.axis("ACT") == "q8"
 }
 
 /// A product to compute: weights [n, k] times `rows` rows of k.
@@ -154,13 +159,13 @@ impl Product {
     /// Random weights and rows.
     fn random(rng: &mut Rng, candidate: &'static Candidate, (n, k, rows): (usize, usize, usize)) -> Self {
         let weights = weights(rng, format_of(candidate), n, k, Scales::Plausible);
-        let x = random_rows(rng, is_q8(candidate), rows, k);
+        let x = random_rows(rng, act_of(candidate), rows, k);
         Self::plain(candidate, (n, k, rows), weights, x)
     }
 
     fn job(&self, bench: &Bench) -> Job {
         let format = format_of(self.candidate);
-        let tile = tile(self.candidate, self.rows, bench.lanes());
+        let tile = tile(self.candidate, self.rows, bench.device.caps());
         let stride = self.n + self.pad;
         let push = Push {
             k: self.k as u32,
@@ -207,13 +212,13 @@ impl Product {
     }
 }
 
-/// Random rows: f32, or q8 with arbitrary scales.
-fn random_rows(rng: &mut Rng, q8: bool, rows: usize, k: usize) -> Activations {
-    if !q8 {
-        return Activations::floats(k, rng.normals(rows * k));
+/// Random rows: floats, or q8 with arbitrary scales.
+fn random_rows(rng: &mut Rng, act: Act, rows: usize, k: usize) -> Activations {
+    if act != Act::Q8 {
+        return Activations::floats(act, k, rng.normals(rows * k));
     }
     let integers: Vec<i8> = (0..rows * k).map(|_| rng.int(-127, 127) as i8).collect();
-    Activations::new(true, k, &integers, || 0.01 + 0.01 * rng.unit().abs())
+    Activations::new(act, k, &integers, || 0.01 + 0.01 * rng.unit().abs())
 }
 
 fn to_bits(values: &[f32]) -> Vec<u32> {

@@ -1,9 +1,11 @@
 //! Properties of products that need no reference.
 
 use super::super::compare::{bits, values};
-use super::super::weights::{Activations, Scales, format_of, weights};
+use super::super::weights::{Act, Activations, Scales, act_of, format_of, weights};
+use vkllm_shaders::reference::halve::HALF_TAIL;
+
 use super::super::{Bench, Check, List};
-use super::{Product, Subject, is_q8, to_bits};
+use super::{Product, Subject, to_bits};
 
 type Property = fn(&Bench, &mut super::Rng, &Product) -> Check;
 
@@ -32,9 +34,14 @@ pub(super) fn list(list: &mut List<'_>, subject: Subject) {
 
 /// The words of x with every value and every scale times a factor.
 fn times(product: &Product, factor: f32) -> Activations {
-    let q8 = is_q8(product.candidate);
+    let act = act_of(product.candidate);
+    let stride = product.x.stride;
     let scale = |(i, word): (usize, &u32)| {
-        let float = !q8 || (8..11).contains(&(i % 12));
+        let float = match act {
+            Act::F32 => true,
+            Act::Q8 => (8..11).contains(&(i % 12)),
+            Act::F16 => i % stride == stride - HALF_TAIL,
+        };
         if float { (f32::from_bits(*word) * factor).to_bits() } else { *word }
     };
     let words = product.x.words.iter().enumerate().map(scale).collect();
@@ -85,15 +92,22 @@ fn padded(bench: &Bench, rng: &mut super::Rng, product: &Product) -> Check {
     let format = format_of(product.candidate);
     let more = format.block.max(64);
     let row = product.weights.len() / product.n;
-    let tail = weights(rng, format, product.n, more, Scales::Plausible);
-    let tail_row = tail.len() / product.n;
+    let behind = weights(rng, format, product.n, more, Scales::Plausible);
+    let behind_row = behind.len() / product.n;
     let longer = (0..product.n)
-        .flat_map(|o| [&product.weights[o * row..][..row], &tail[o * tail_row..][..tail_row]].concat())
+        .flat_map(|o| [&product.weights[o * row..][..row], &behind[o * behind_row..][..behind_row]].concat())
         .collect();
-    let zeros = Activations::new(is_q8(product.candidate), more, &vec![0; more], || 1.0);
+    let zeros = Activations::new(act_of(product.candidate), more, &vec![0; more], || 1.0);
     let rows = product.x.words.chunks_exact(product.x.stride);
-    let words = rows.flat_map(|row| [row, &zeros.words[..]].concat()).collect();
-    let x = Activations { words, values: Vec::new(), stride: product.x.stride + zeros.stride };
+    // What stands behind the values of a row of f16 stays there.
+    let tail = if act_of(product.candidate) == Act::F16 { HALF_TAIL } else { 0 };
+    let zeros = &zeros.words[..zeros.stride - tail];
+    let longer_row = |row: &[u32]| {
+        let (values, tail) = row.split_at(row.len() - tail);
+        [values, zeros, tail].concat()
+    };
+    let words = rows.flat_map(longer_row).collect();
+    let x = Activations { words, values: Vec::new(), stride: product.x.stride + zeros.len() };
     let got = Product { weights: longer, k: product.k + more, x, ..product.clone() }.run(bench)?;
     values(&product.what(), &to_bits(&got), &to_bits(&plain))
 }
@@ -110,7 +124,7 @@ fn alone(bench: &Bench, rng: &mut super::Rng, product: &Product) -> Check {
 
 fn zeros(bench: &Bench, rng: &mut super::Rng, product: &Product) -> Check {
     let integers = vec![0; product.rows * product.k];
-    let x = Activations::new(is_q8(product.candidate), product.k, &integers, || 1.0);
+    let x = Activations::new(act_of(product.candidate), product.k, &integers, || 1.0);
     let residual = rng.normals((product.rows + 1) * product.n);
     let got = Product { x, residual: Some(residual.clone()), ..product.clone() }.run(bench)?;
     values(&product.what(), &to_bits(&got), &to_bits(&residual[..got.len()]))

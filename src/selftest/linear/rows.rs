@@ -7,7 +7,7 @@ use vkllm_shaders::ops::linear::CANDIDATES;
 use vkllm_shaders::select::{Candidate, Wanted, select};
 
 use super::super::compare::bits;
-use super::super::weights::{Activations, Scales, format_of, weights};
+use super::super::weights::{Act, Activations, Scales, act_of, format_of, weights};
 use super::super::{Bench, Check, Fault, List};
 use super::{Product, random_rows};
 
@@ -22,7 +22,7 @@ const FOREIGN_FORMATS: &[&str] = &["f16", "q8_0", "q4_k"];
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Family {
     format: &'static str,
-    act: &'static str,
+    act: Act,
     class: &'static str,
     /// Subgroup size to choose for.
     lanes: u32,
@@ -35,7 +35,7 @@ pub(super) fn list(list: &mut List<'_>) {
     let software = matches!(list.caps.kind, DeviceKind::Cpu | DeviceKind::Reference);
     let mut families = BTreeSet::new();
     for candidate in CANDIDATES {
-        let (format, act) = (candidate.kernel.axis("FORMAT"), candidate.kernel.axis("ACT"));
+        let (format, act) = (candidate.kernel.axis("FORMAT"), act_of(candidate));
         let here = |lanes| (candidate.subgroup.0..=candidate.subgroup.1).contains(&lanes);
         let family = |lanes| Family { format, act, class: candidate.class, lanes };
         if here(own) {
@@ -71,7 +71,7 @@ pub(super) fn list(list: &mut List<'_>) {
 
 /// The kernel that a step of `rows` rows takes.
 fn chosen(family: Family, caps: &Caps, rows: usize) -> Option<&'static Candidate> {
-    let axes = [("FORMAT", family.format), ("ACT", family.act)];
+    let axes = [("FORMAT", family.format), ("ACT", family.act.axis())];
     let rows = if family.class.starts_with("prefill") { rows } else { rows.min(16) } as u32;
     let has = |need| caps.has(need);
     let wanted = Wanted {
@@ -94,10 +94,10 @@ fn invariant(
 ) -> Check {
     let Family { format: name, act, class, .. } = family;
     let format = format_of(candidate);
-    let mut rng = bench.rng(&format!("{name} {act} {class}"));
-    let (n, k) = (67, if format.block == 1 { 76 } else { 2 * format.block.max(64) });
+    let mut rng = bench.rng(&format!("{name} {act:?} {class}"));
+    let (n, k) = (67, if format.block == 1 && act != Act::F16 { 76 } else { 2 * format.block.max(64) });
     let bytes = weights(&mut rng, format, n, k, Scales::Plausible);
-    let x = random_rows(&mut rng, act == "q8", all_rows, k);
+    let x = random_rows(&mut rng, act, all_rows, k);
     let (bias, residual) = (rng.normals(n), rng.normals((all_rows + 1) * n));
     let run = |candidate: &'static Candidate, first: usize, rows: usize| -> Check<Vec<u32>> {
         let words = x.words[first * x.stride..][..rows * x.stride].to_vec();
@@ -111,5 +111,5 @@ fn invariant(
     };
     let (some, all) = (run(candidate, first, rows)?, run(all, 0, all_rows)?);
     let among = all.get(first * n..(first + rows) * n).ok_or_else(|| Fault::Wrong("no such rows".into()))?;
-    bits(&format!("{name} {act} {class}"), &some, among)
+    bits(&format!("{name} {act:?} {class}"), &some, among)
 }
