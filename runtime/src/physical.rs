@@ -11,10 +11,11 @@ use crate::error::Error;
 use crate::vulkan::{Validation, failed, open_instance};
 
 /// Extensions that are switched on where a device has them. The specification demands the first.
-const WANTED: [&CStr; 4] = [
+const WANTED: [&CStr; 5] = [
     ash::khr::portability_subset::NAME,
     ash::ext::memory_budget::NAME,
     ash::ext::external_memory_host::NAME,
+    ash::ext::calibrated_timestamps::NAME,
     ash::khr::pipeline_executable_properties::NAME,
 ];
 
