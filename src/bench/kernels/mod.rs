@@ -1,56 +1,96 @@
 //! Single operations at a format and a shape, without a model.
 
+mod record;
+
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use vkllm_runtime::{CompileOptions, Device, Usage};
+use vkllm_runtime::{Command, CompileOptions, Device};
 use vkllm_shaders::formats::{FORMATS, Format};
-use vkllm_shaders::records::{Sampler, StepRow};
 
-use crate::Activations;
 use crate::error::{Error, Result};
-use crate::ops::{
-    self, Choice, Draw, HISTORY_RING, LinearArgs, Path, Purpose, RECORD, Recorder, Rows, SampleViews,
-    takes_int8,
-};
-use crate::tensor::Tensor;
-
-/// Weights of all dispatches of a run together: beyond the caches of everything that shares memory with a CPU.
-const BYTES: u64 = 128 << 20;
-/// Dispatches of a run at most.
-const DISPATCHES: u64 = 64;
+use crate::{Activations, KvType};
 
 /// Operations that can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// A matrix of n rows of k weights times so many rows.
     Linear,
+    /// The choice of some experts and the product with a matrix of each.
+    Experts,
     /// So many rows of a table of n rows of k.
     Embed,
+    /// The norm of rows of k.
+    Norm,
+    /// Rows of k as int8 blocks.
+    Quantize,
+    /// silu(gate) · up of rows of k.
+    Glu,
+    /// Heads normalised and rotated, keys and values written to the cache.
+    Rope,
+    /// Attention of rows that stand at a depth.
+    Attention,
     /// The most likely of n tokens, for so many rows.
     Greedy,
     /// A draw among n tokens, for so many rows.
     Sample,
 }
 
+/// Sizes that an operation has, by the name under which they are typed.
+pub const SIZES: [&str; 9] = ["k", "n", "experts", "used", "heads", "kv", "head", "depth", "rows"];
+
 impl Op {
-    pub const ALL: [Op; 4] = [Op::Linear, Op::Embed, Op::Greedy, Op::Sample];
+    pub const ALL: [Op; 10] = [
+        Op::Linear,
+        Op::Experts,
+        Op::Embed,
+        Op::Norm,
+        Op::Quantize,
+        Op::Glu,
+        Op::Rope,
+        Op::Attention,
+        Op::Greedy,
+        Op::Sample,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Op::Linear => "linear",
+            Op::Experts => "experts",
             Op::Embed => "embed",
+            Op::Norm => "norm",
+            Op::Quantize => "quantize",
+            Op::Glu => "glu",
+            Op::Rope => "rope",
+            Op::Attention => "attention",
             Op::Greedy => "greedy",
             Op::Sample => "sample",
         }
     }
 
-    fn has_weights(self) -> bool {
-        matches!(self, Op::Linear | Op::Embed)
+    /// The sizes of [`SIZES`] that it has.
+    pub fn sizes(self) -> &'static [&'static str] {
+        match self {
+            Op::Linear | Op::Embed => &["k", "n", "rows"],
+            Op::Experts => &["k", "n", "experts", "used", "rows"],
+            Op::Norm | Op::Quantize | Op::Glu => &["k", "rows"],
+            Op::Rope | Op::Attention => &["heads", "kv", "head", "depth", "rows"],
+            Op::Greedy | Op::Sample => &["n", "rows"],
+        }
+    }
+
+    /// Whether its weights have a format.
+    pub fn has_format(self) -> bool {
+        matches!(self, Op::Linear | Op::Experts | Op::Embed)
+    }
+
+    /// Whether it reads or writes a cache, whose keys and values have a type.
+    pub fn has_cache(self) -> bool {
+        matches!(self, Op::Rope | Op::Attention)
     }
 }
 
-/// An operation with its format and shape.
+/// An operation with its format and shape. Sizes that the operation does not have mean nothing.
 #[derive(Clone, Copy)]
 pub struct KernelTest {
     pub op: Op,
@@ -58,6 +98,16 @@ pub struct KernelTest {
     pub k: u32,
     pub n: u32,
     pub rows: u32,
+    /// Experts, and how many of them a row uses.
+    pub experts: u32,
+    pub used: u32,
+    /// Heads of queries, heads of keys and values, and elements of each.
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub head: u32,
+    /// Position of the first row.
+    pub depth: u32,
+    pub kv_type: KvType,
     pub activations: Activations,
 }
 
@@ -78,15 +128,63 @@ pub struct KernelRun {
 
 impl fmt::Display for KernelTest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.op.has_weights() {
-            write!(f, "format={},k={},n={},rows={}", self.format.name, self.k, self.n, self.rows)
-        } else {
-            write!(f, "n={},rows={}", self.n, self.rows)
+        let mut words: Vec<String> = Vec::new();
+        if self.op.has_format() {
+            words.push(format!("format={}", self.format.name));
         }
+        if self.op.has_cache() {
+            words.push(format!("type={}", self.kv_type.name()));
+        }
+        words.extend(self.op.sizes().iter().map(|name| format!("{name}={}", self.size(name))));
+        f.write_str(&words.join(","))
     }
 }
 
 impl KernelTest {
+    /// A test at sizes that middling models have.
+    ///
+    /// Errors: no such format, which there always is.
+    pub fn usual(op: Op, activations: Activations) -> Result<Self> {
+        let sampled = matches!(op, Op::Greedy | Op::Sample);
+        Ok(KernelTest {
+            op,
+            format: KernelTest::format("q4_k")?,
+            k: 4096,
+            n: if sampled { 151_936 } else { 4096 },
+            rows: 1,
+            experts: 128,
+            used: 8,
+            heads: 32,
+            kv_heads: 8,
+            head: 128,
+            depth: if op == Op::Attention { 4096 } else { 0 },
+            kv_type: KvType::F16,
+            activations,
+        })
+    }
+
+    /// A size by its name; 0 for others.
+    pub fn size(&self, name: &str) -> u32 {
+        let mut copy = *self;
+        copy.size_mut(name).map_or(0, |size| *size)
+    }
+
+    /// A size by its name.
+    pub fn size_mut(&mut self, name: &str) -> Option<&mut u32> {
+        Some(match name {
+            "k" => &mut self.k,
+            "n" => &mut self.n,
+            "rows" => &mut self.rows,
+            "experts" => &mut self.experts,
+            "used" => &mut self.used,
+            "heads" => &mut self.heads,
+            "kv" => &mut self.kv_heads,
+            "head" => &mut self.head,
+            "depth" => &mut self.depth,
+            _ => return None,
+        })
+    }
+
     /// The format of a name; an error says which there are.
     pub fn format(name: &str) -> Result<&'static Format> {
         FORMATS.iter().find(|format| format.name == name).copied().ok_or_else(|| Error::Argument {
@@ -96,28 +194,48 @@ impl KernelTest {
         })
     }
 
-    fn weight_bytes(&self) -> u64 {
-        u64::from(self.k) / self.format.block as u64 * self.format.bytes as u64 * u64::from(self.n)
-    }
-
-    /// Errors: a shape without elements, or that is no whole number of the format's blocks.
+    /// Errors: a size that is 0 or too large, or that is no whole number of blocks, heads or experts.
     pub fn check(&self) -> Result<()> {
-        let argument = |what: &str, found: u32, allowed: String| {
+        let refuse = |what: &str, allowed: String| {
             Err(Error::Argument {
                 what: format!("{what} of {}", self.op.name()),
-                found: found.to_string(),
+                found: self.size(what).to_string(),
                 allowed,
             })
         };
-        let block = self.format.block as u32;
-        match (self.k, self.n, self.rows) {
-            (k, _, _) if self.op.has_weights() && (k == 0 || k % block != 0) => {
-                argument("k", k, format!("multiples of {block}, the block of {}", self.format.name))
+        for &name in self.op.sizes() {
+            let (size, least) = (self.size(name), u32::from(name != "depth"));
+            let most = match name {
+                "rows" => 4096,
+                "experts" => 1024,
+                "heads" | "kv" | "head" => 1024,
+                "used" => 32,
+                _ => 1 << 24,
+            };
+            if !(least..=most).contains(&size) {
+                return refuse(name, format!("{least} to {most}"));
             }
-            (_, 0, _) => argument("n", 0, "1 or more".into()),
-            (_, _, rows) if rows == 0 || rows > 4096 => argument("rows", rows, "1 to 4096".into()),
-            _ => Ok(()),
         }
+        let block = self.format.block as u32;
+        if self.op.has_format() && !self.k.is_multiple_of(block) {
+            return refuse("k", format!("multiples of {block}, the block of {}", self.format.name));
+        }
+        if self.op == Op::Quantize && !self.k.is_multiple_of(32) {
+            return refuse("k", "multiples of 32, the block of int8 activations".into());
+        }
+        if self.op == Op::Experts && self.used > self.experts {
+            return refuse("used", format!("1 to {}, the number of experts", self.experts));
+        }
+        if self.op.has_cache() {
+            if !self.heads.is_multiple_of(self.kv_heads) {
+                return refuse("heads", format!("multiples of kv, which is {}", self.kv_heads));
+            }
+            if !self.head.is_multiple_of(8) {
+                return refuse("head", "multiples of 8".into());
+            }
+            self.layout().check()?;
+        }
+        Ok(())
     }
 
     /// Runs it so many times, after once that does not count.
@@ -125,84 +243,15 @@ impl KernelTest {
     /// Errors: a shape that does not fit the device, no kernel for it, the device's.
     pub fn run(&self, device: &Device, runs: usize) -> Result<KernelRun> {
         self.check()?;
-        let caps = device.caps();
-        let each = self.weight_bytes().next_multiple_of(256);
-        let copies = if self.op.has_weights() { BYTES.div_ceil(each.max(1)).clamp(1, DISPATCHES) } else { 8 };
-        // Matrices without blocks of their own are all of one size, and the device's largest buffer holds them.
-        let copies = copies.min(caps.max_buffer.min(caps.max_allocation) / each.max(1)).max(1);
-        let path = if self.rows <= 16 { Path::Rows } else { Path::Prefill };
-        let mut r = Recorder::new(self.op.name().into(), caps, self.rows, path, self.activations);
-        let weights = if self.op.has_weights() {
-            let buffer = device.buffer("weights", each * copies, Usage::Constant)?;
-            // Small normal numbers in every format.
-            let bytes = vec![0x11u8; (each * copies).min(16 << 20) as usize];
-            for at in (0..each * copies).step_by(16 << 20) {
-                let len = (each * copies - at).min(bytes.len() as u64) as usize;
-                device.write(&buffer, at, &bytes[..len])?;
-            }
-            Some(buffer)
-        } else {
-            None
-        };
-        let rows =
-            device.buffer("rows", u64::from(self.rows) * size_of::<StepRow>() as u64, Usage::Shared)?;
-        let other = device.buffer(
-            "samplers",
-            size_of::<Sampler>() as u64 + u64::from(HISTORY_RING) * 4,
-            Usage::Shared,
-        )?;
-        let samplers = other.view(0, size_of::<Sampler>() as u64);
-        let history = other.view(size_of::<Sampler>() as u64, u64::from(HISTORY_RING) * 4);
-        let x = device.buffer("x", u64::from(self.rows) * u64::from(self.k.max(self.n)) * 4, Usage::Local)?;
-        r.recording.fill("x", x.whole(), 0)?;
-        let fills = r.recording.commands().len();
-        let tensor = |index: u64| {
-            let view =
-                weights.as_ref().map_or_else(|| x.whole(), |w| w.view(index * each, self.weight_bytes()));
-            Tensor { name: self.op.name().into(), format: self.format, k: self.k, n: self.n, view }
-        };
-        let int8 = self.op == Op::Linear && takes_int8(&r, &tensor(0));
-        let (count, k, n) = (u64::from(self.rows), u64::from(self.k), u64::from(self.n));
-        let mut per_execution = 0;
-        for index in 0..copies {
-            match self.op {
-                Op::Linear => {
-                    let len = if int8 { count * k / 32 * 48 } else { count * k * 4 };
-                    let view = Some(x.view(0, len));
-                    let (float, form) = if int8 { (None, view) } else { (view, None) };
-                    let input = Rows { width: self.k, float, int8: form };
-                    ops::linear(&mut r, "linear", &input, self.rows, &tensor(index), LinearArgs::default())?;
-                }
-                Op::Embed => {
-                    ops::embed(&mut r, &tensor(index), &rows.whole(), 1.0)?;
-                }
-                Op::Greedy | Op::Sample => {
-                    let choice = if self.op == Op::Greedy { Choice::Greedy } else { Choice::Sampled };
-                    let results = r.recording.transient("results", count * RECORD);
-                    let rows = rows.whole();
-                    let views = SampleViews {
-                        rows: &rows,
-                        samplers: &samplers,
-                        history: &history,
-                        biases: &history,
-                        results: &results,
-                    };
-                    let (logits, draw) = (x.view(0, count * n * 4), Draw { choice, ..Draw::default() });
-                    ops::sample(&mut r, &logits, self.rows, self.n, draw, Purpose::Text, views)?;
-                }
-            }
-            if index == 0 {
-                per_execution = r.recording.commands().len() - fills;
-            }
-        }
-        let kernels: Vec<&'static str> = r.recording.commands()[fills..fills + per_execution]
-            .iter()
-            .filter_map(|command| match command {
-                vkllm_runtime::Command::Dispatch(dispatch) => Some(dispatch.kernel.name),
-                _ => None,
-            })
-            .collect();
-        let compiled = device.compile(&r.recording, &CompileOptions::default())?;
+        let recorded = self.record(device)?;
+        let (recording, first) = (&recorded.recorder.recording, recorded.first.clone());
+        let kernels = recording.commands()[first.clone()].iter().filter_map(|command| match command {
+            Command::Dispatch(dispatch) => Some(dispatch.kernel.name),
+            _ => None,
+        });
+        let kernels = kernels.collect();
+        let work = crate::engine::work_of(recording, &self.layout(), first, (self.depth, self.rows));
+        let compiled = device.compile(recording, &CompileOptions::default())?;
         let mut samples = Vec::new();
         for run in 0..=runs {
             let began = Instant::now();
@@ -210,20 +259,36 @@ impl KernelTest {
             let wall = began.elapsed();
             let time = compiled.times().total_nanoseconds.map_or(wall, Duration::from_nanos);
             if run > 0 {
-                samples.push(time / copies as u32);
+                samples.push(time / recorded.executions as u32);
             }
         }
-        let (weights, bytes, operations) = match self.op {
-            Op::Linear => {
-                let input = if int8 { count * k / 32 * 48 } else { count * k * 4 };
-                (self.weight_bytes(), self.weight_bytes() + input + count * n * 4, 2 * k * n * count)
-            }
-            Op::Embed => {
-                let read = self.weight_bytes() / n * count;
-                (read, read + count * k * 4, 0)
-            }
-            Op::Greedy | Op::Sample => (0, count * n * 4, 0),
-        };
-        Ok(KernelRun { kernels, samples, weights, bytes, operations, executions: copies })
+        let (weights, bytes, operations) = (work.weights, work.bytes(), work.operations);
+        Ok(KernelRun { kernels, samples, weights, bytes, operations, executions: recorded.executions })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_checked_by_what_the_operation_has() {
+        let usual = |op| KernelTest::usual(op, Activations::Auto).expect("q4_k is a format");
+        for op in Op::ALL {
+            assert!(usual(op).check().is_ok(), "{op:?}");
+            assert!(op.sizes().iter().all(|name| SIZES.contains(name) && usual(op).size_mut(name).is_some()));
+        }
+        let wrong = [
+            KernelTest { k: 100, ..usual(Op::Linear) },
+            KernelTest { k: 33, ..usual(Op::Quantize) },
+            KernelTest { rows: 0, ..usual(Op::Norm) },
+            KernelTest { used: 9, experts: 8, ..usual(Op::Experts) },
+            KernelTest { heads: 30, ..usual(Op::Attention) },
+            KernelTest { head: 12, ..usual(Op::Rope) },
+        ];
+        assert!(wrong.iter().all(|test| test.check().is_err()));
+        // A norm has any width and no format.
+        assert!(KernelTest { k: 33, ..usual(Op::Norm) }.check().is_ok());
+        assert_eq!(usual(Op::Attention).to_string(), "type=f16,heads=32,kv=8,head=128,depth=4096,rows=1");
     }
 }
