@@ -1,5 +1,6 @@
 //! All integration tests as one binary, so that one device serves them and shaders are compiled once.
 
+mod ceiling;
 mod cli;
 mod dry_run;
 mod gguf;

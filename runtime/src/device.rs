@@ -22,7 +22,7 @@ use crate::reference::Program;
 use crate::simulate::Simulated;
 use crate::slice::{Pace, budget, halved};
 use crate::submit::{Calls, Timeline};
-use crate::trace::Times;
+use crate::trace::{Reading, Times};
 use crate::vulkan::{Borrowed, Context, Message, Validation, lock};
 
 /// Which device to open.
@@ -409,6 +409,14 @@ impl Device {
     pub fn substitute(&self, substitutes: Vec<Substitute>) {
         if let Backend::Vulkan(gpu) = &*self.backend {
             *lock(&gpu.substitutes) = substitutes;
+        }
+    }
+
+    /// Reads the device's clock beside the host's; the closest of a few readings. `None` where it cannot be read.
+    pub fn reading(&self) -> Option<Reading> {
+        match &*self.backend {
+            Backend::Vulkan(gpu) => gpu.context.reading(),
+            Backend::Reference(_) | Backend::Planner(..) => None,
         }
     }
 

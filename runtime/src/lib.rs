@@ -72,7 +72,7 @@ pub use regrid::Grids;
 pub use run::Ran;
 pub use simulate::Simulated;
 pub use submit::{Calls, Ticket};
-pub use trace::{LabelTime, Times};
+pub use trace::{LabelTime, Reading, Times, host_time};
 pub use trail::Place;
 pub use transfer::Uploader;
 pub use vulkan::{Borrowed, Message, QueueLock, Validation};

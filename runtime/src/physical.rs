@@ -15,6 +15,7 @@ const WANTED: [&CStr; 5] = [
     ash::khr::portability_subset::NAME,
     ash::ext::memory_budget::NAME,
     ash::ext::external_memory_host::NAME,
+    ash::ext::calibrated_timestamps::NAME,
     ash::khr::pipeline_executable_properties::NAME,
     ash::khr::cooperative_matrix::NAME,
 ];

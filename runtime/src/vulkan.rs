@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_void};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use ash::vk;
 use gpu_allocator::vulkan::{Allocator, AllocatorCreateDesc};
@@ -14,6 +15,7 @@ use crate::error::Error;
 use crate::fault::{self, Faults};
 use crate::memory::counters;
 use crate::physical::{Candidate, candidate, candidates, create_device, pick};
+use crate::trace::Reading;
 
 /// Which validation layer checks run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub(crate) type Log = Arc<Mutex<Vec<Message>>>;
 
 /// Asked for only to read compiled pipelines.
 const EXECUTABLES: &CStr = ash::khr::pipeline_executable_properties::NAME;
+/// Readings of a clock of which the closest counts.
+const READINGS: usize = 8;
 const LAYER: &CStr = c"VK_LAYER_KHRONOS_validation";
 
 /// An open device. Everything that holds Vulkan objects keeps it alive.
@@ -55,6 +59,8 @@ pub(crate) struct Context {
     pub(crate) debug: Option<ash::ext::debug_utils::Device>,
     /// Set when the context was opened to inspect pipelines and the device offers their executables.
     pub(crate) executables: Option<ash::khr::pipeline_executable_properties::Device>,
+    /// Reads the device's clock, where timestamps have a period and the device offers it.
+    pub(crate) clock: Option<ash::ext::calibrated_timestamps::Device>,
     /// Imports memory of the host.
     pub(crate) host_memory: Option<ash::ext::external_memory_host::Device>,
     /// Bytes taken from each heap of the caps.
@@ -406,6 +412,9 @@ impl Context {
                 Some(Error::OutOfMemory { what: "the allocator".into(), wanted: 0, detail: e.to_string() }),
             ),
         };
+        let clock = (caps.timestamp_period.is_some()
+            && extensions.contains(&ash::ext::calibrated_timestamps::NAME))
+        .then(|| ash::ext::calibrated_timestamps::Device::new(&instance, &device));
         let host_memory =
             caps.import_alignment.map(|_| ash::ext::external_memory_host::Device::new(&instance, &device));
         let executables = extensions
@@ -414,6 +423,7 @@ impl Context {
         let context = Context {
             executables,
             taken: counters(caps.heaps.len()),
+            clock,
             host_memory,
             physical,
             tells_budget: extensions.contains(&ash::ext::memory_budget::NAME),
@@ -434,6 +444,22 @@ impl Context {
             None => Ok(context),
             Some(error) => Err(error),
         }
+    }
+
+    /// The closest of a few readings of the device's clock between two of the host's.
+    pub(crate) fn reading(&self) -> Option<Reading> {
+        let (clock, period) = (self.clock.as_ref()?, f64::from(self.caps.timestamp_period?));
+        let info = [vk::CalibratedTimestampInfoEXT::default().time_domain(vk::TimeDomainEXT::DEVICE)];
+        self.check().ok()?;
+        let one = |_| {
+            let before = Instant::now();
+            // SAFETY: the extension is enabled, and every device that has it has this clock.
+            let (ticks, deviation) = unsafe { clock.get_calibrated_timestamps(&info) }.ok()?;
+            let half = before.elapsed() / 2;
+            let nanoseconds = (*ticks.first().filter(|tick| **tick > 0)? as f64 * period) as u64;
+            Some(Reading { at: before + half, nanoseconds, within: half + Duration::from_nanos(deviation) })
+        };
+        (0..READINGS).filter_map(one).min_by_key(|reading| reading.within)
     }
 
     /// Errors: what ended the use of the device, if something did.

@@ -1,5 +1,6 @@
 // Norms of rows, one subgroup per row: y = x / sqrt(mean(x²) + eps) · weight + bias + residual; with CENTRE the row's mean
-// is taken off x first (LayerNorm). RESIDUAL 2: times silu(residual) instead.
+// is taken off x first (LayerNorm). RESIDUAL 2: times silu(residual) instead. GROUPED: rows use several rows of weights in
+// turn; where they do not, no row pays for the remainder.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -13,6 +14,7 @@ layout(constant_id = 2) const uint OUT = 1u;
 layout(constant_id = 3) const uint CENTRE = 0u;
 layout(constant_id = 4) const uint BIAS = 0u;
 layout(constant_id = 5) const uint RESIDUAL = 0u;
+layout(constant_id = 6) const uint GROUPED = 0u;
 
 layout(binding = 0) readonly restrict buffer X { float x[]; };
 layout(binding = 1) readonly restrict buffer Weight { float weight[]; };
@@ -33,7 +35,7 @@ layout(push_constant) uniform Push {
     uint rows;
     // Words from one row of x to the next.
     uint x_stride;
-    // Rows of the weight that rows of x use in turn.
+    // Rows of the weight that rows of x use in turn, with GROUPED.
     uint weights;
     float eps;
 } push;
@@ -65,7 +67,10 @@ void main() {
     uint lane = gl_SubgroupInvocationID;
     uint k = push.k;
     uint x_at = push.x_at + row * push.x_stride;
-    uint weight_at = push.weight_at + row % max(push.weights, 1u) * k;
+    uint weight_at = push.weight_at;
+    if (GROUPED == 1u) {
+        weight_at += row % max(push.weights, 1u) * k;
+    }
 
     float centre = 0.0;
     if (CENTRE == 1u) {

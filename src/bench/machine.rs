@@ -18,10 +18,10 @@ pub struct Machine {
     /// Bytes of memory set aside for the GPU, and of system memory that it may use besides.
     pub carve_out: Option<u64>,
     pub shared: Option<u64>,
-    /// Bytes of the largest cache of a CPU.
+    /// Bytes of the largest cache before the device's memory: the card's where its driver tells, else the CPU's.
     pub cache: Option<u64>,
-    /// Bytes per second of all memory modules together on paper.
-    pub nominal: Option<f64>,
+    /// Bytes per second that the device's memory has on paper, and who says so.
+    pub nominal: Option<(f64, &'static str)>,
     /// Where changing values are read.
     sources: Sources,
 }
@@ -89,6 +89,36 @@ fn current_clock(list: &str) -> Option<u64> {
     digits.parse().ok()
 }
 
+/// The highest clock of such a list.
+#[cfg(target_os = "linux")]
+fn highest_clock(list: &str) -> Option<u64> {
+    let clock = |line: &str| {
+        let digits: String =
+            line.split_once(':')?.1.trim().chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    };
+    list.lines().filter_map(clock).max()
+}
+
+/// What a card's driver says of its memory: bytes per second on paper, and bytes of the largest cache before it.
+#[cfg(target_os = "linux")]
+fn card_memory(root: &Path, card: &Path) -> (Option<f64>, Option<u64>) {
+    let nodes = folders(&card.join("drm"));
+    let names = nodes.iter().filter_map(|path| path.file_name()?.to_str());
+    let Some(name) = names.into_iter().find(|name| name.starts_with("renderD")) else { return (None, None) };
+    let dpm = text(&card.join("pp_dpm_mclk")).and_then(|list| highest_clock(&list));
+    let answer = super::amdgpu::memory(&root.join("dev/dri").join(name));
+    answer.map_or((None, None), |record| {
+        let memory = super::amdgpu::read(&record, dpm);
+        (memory.nominal, memory.cache)
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn card_memory(_: &Path, _: &Path) -> (Option<f64>, Option<u64>) {
+    (None, None)
+}
+
 /// A size as Linux writes those of caches, `32768K`.
 fn size(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -146,7 +176,11 @@ impl Machine {
             .iter()
             .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("17-")))
             .filter_map(|path| module(&fs::read(path.join("raw")).ok()?));
-        let nominal: f64 = modules.sum();
+        let modules: f64 = modules.sum();
+        // A card with memory of its own does not use the modules'.
+        let modules = (modules > 0.0 && caps.kind != DeviceKind::Discrete).then_some(modules);
+        let (own, own_cache) = card.as_ref().map_or((None, None), |card| card_memory(root, card));
+        let nominal = own.map(|own| (own, "the card's driver"));
         let of_card = |file: &str| number(&card.as_ref()?.join(file));
         Machine {
             cpu: model.map(|(_, name)| name.trim().to_owned()),
@@ -155,8 +189,9 @@ impl Machine {
             firmware: card.as_ref().and_then(|card| text(&card.join("vbios_version"))),
             carve_out: of_card("mem_info_vram_total"),
             shared: of_card("mem_info_gtt_total"),
-            cache: caches.iter().filter_map(|cache| size(&text(&cache.join("size"))?)).max(),
-            nominal: (nominal > 0.0).then_some(nominal),
+            cache: own_cache
+                .or_else(|| caches.iter().filter_map(|cache| size(&text(&cache.join("size"))?)).max()),
+            nominal: nominal.or(modules.map(|modules| (modules, "the memory modules"))),
             sources: Sources {
                 root: root.to_owned(),
                 package: rapl.join("energy_uj").exists().then_some(rapl),
@@ -295,13 +330,33 @@ mod tests {
     }
 
     #[test]
-    fn modules_of_memory_are_added_up() {
+    fn modules_are_the_memory_of_those_who_share_it() {
+        let root = tempfile::tempdir().unwrap();
+        for slot in 0..4 {
+            let folder = root.path().join(format!("sys/firmware/dmi/entries/17-{slot}"));
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("raw"), module_record()).unwrap();
+        }
+        let nominal = |kind| Machine::under(root.path(), &Caps { kind, ..apu() }).nominal;
+        assert_eq!(nominal(DeviceKind::Integrated), Some((120e9, "the memory modules")));
+        assert_eq!(nominal(DeviceKind::Cpu), Some((120e9, "the memory modules")));
+        assert_eq!(nominal(DeviceKind::Discrete), None);
+    }
+
+    /// A DMI record of 32 bits of LPDDR5X-7500.
+    fn module_record() -> Vec<u8> {
         let mut record = vec![0u8; 0x54];
         (record[0], record[1]) = (17, 0x54);
         record[0x0a] = 32;
         record[0x0c..0x0e].copy_from_slice(&8192u16.to_le_bytes());
         record[0x15..0x17].copy_from_slice(&8533u16.to_le_bytes());
         record[0x20..0x22].copy_from_slice(&7500u16.to_le_bytes());
+        record
+    }
+
+    #[test]
+    fn modules_of_memory_are_added_up() {
+        let mut record = module_record();
         // Four of these make the 120 GB/s of a Radeon 890M.
         assert_eq!(module(&record), Some(30e9));
         record[0x20..0x22].copy_from_slice(&0u16.to_le_bytes());
@@ -311,5 +366,7 @@ mod tests {
         assert_eq!(module(&[17, 2]), None);
         assert_eq!((size("32768K"), size("1M"), size("x")), (Some(32 << 20), Some(1 << 20), None));
         assert_eq!(current_clock("0: 96Mhz\n"), None);
+        #[cfg(target_os = "linux")]
+        assert_eq!(highest_clock("0: 1000Mhz *\n1: 1875Mhz\n2: 937Mhz\n"), Some(1875));
     }
 }

@@ -318,8 +318,12 @@ impl Runner {
             runner.sample(test)?;
             let spans = keep.then(Vec::new);
             runner.model.engine().profile = Profile { spans, ..Profile::default() };
+            let device = runner.model.device();
+            let before = device.reading();
             let wall = runner.sample(test)?.wall;
-            Ok((std::mem::take(&mut runner.model.engine().profile), wall))
+            let mut profile = std::mem::take(&mut runner.model.engine().profile);
+            profile.clocks = before.zip(device.reading()).map(<[_; 2]>::from);
+            Ok((profile, wall))
         };
         let run = run(self);
         self.set_profiling(false);

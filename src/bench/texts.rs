@@ -117,7 +117,10 @@ pub fn profiled(
         engine.set_profiling(true);
         engine.profile = Profile { spans: Some(Vec::new()), ..Profile::default() };
     }
+    let device = model.device();
+    let before = device.reading();
     let texts = continued(model, draft, prompts, new, spec);
+    let clocks = before.zip(device.reading()).map(<[_; 2]>::from);
     let mut spans = Vec::new();
     let mut profile = Profile::default();
     for (index, model) in models.iter().enumerate() {
@@ -131,6 +134,7 @@ pub fn profiled(
     }
     spans.sort_by_key(|span| span.times.began_nanoseconds);
     profile.spans = Some(spans);
+    profile.clocks = clocks;
     let texts = texts?;
     Ok((profile, texts.tokens, texts.sample.wall))
 }

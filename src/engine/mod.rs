@@ -29,6 +29,8 @@ pub use step::{Drawn, Engine};
 pub(crate) use step::{MOST_ROWS, SHORT_PROMPT};
 pub use survey::{PipelineUse, pipelines};
 pub use work::Work;
+#[cfg(feature = "bench")]
+pub(crate) use work::work_of;
 
 use crate::cache::{KvLayout, KvPool, KvType, StatePool};
 use crate::error::{Error, Result};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use vkllm_runtime::{Compiled, Times};
+use vkllm_runtime::{Compiled, Reading, Times};
 
 use super::work::{CommandWork, Seen, Work};
 use crate::models::Outputs;
@@ -128,6 +128,8 @@ pub struct Profile {
     pub steps: u64,
     /// Device time of those recordings, begin to end.
     pub nanoseconds: u64,
+    /// The device's clock and the host's before and after all of it, where they can be read together.
+    pub clocks: Option<[Reading; 2]>,
     /// Every recording one by one, when they are kept.
     pub spans: Option<Vec<Span>>,
 }

@@ -118,6 +118,18 @@ pub(super) fn count(recording: &Recording, layout: &KvLayout) -> Vec<CommandWork
     recording.commands().iter().map(|command| counter.command(command)).collect()
 }
 
+/// The work of some commands of a recording whose rows are those of one conversation: the first one's position, and how many.
+pub(crate) fn work_of(
+    recording: &Recording,
+    layout: &KvLayout,
+    commands: std::ops::Range<usize>,
+    (first, rows): (u32, u32),
+) -> Work {
+    let mut sum = Work::default();
+    count(recording, layout)[commands].iter().for_each(|work| sum += work.of(Seen { first, rows }));
+    sum
+}
+
 /// Attention of many rows is several dispatches, one after the other in each layer.
 #[derive(Default)]
 struct Turn {

@@ -138,6 +138,7 @@ fn norm_into(
         ("CENTRE", u32::from(w.centred)),
         ("BIAS", u32::from(w.bias.is_some())),
         ("RESIDUAL", kind),
+        ("GROUPED", u32::from(w.weight.n > 1)),
     ];
     r.simple(
         label,

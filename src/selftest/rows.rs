@@ -332,6 +332,7 @@ fn norm_kinds(
         ("CENTRE", centre),
         ("BIAS", bias),
         ("RESIDUAL", residual),
+        ("GROUPED", u32::from(weights > 1)),
     ];
     let job = Job::new(candidate, &specs, &push, [rows as u32, 1, 1])
         .floats("x", &x)

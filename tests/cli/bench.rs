@@ -1,11 +1,13 @@
 //! `vkllm bench`: its columns, the bytes it counts, what it refuses, and comparisons.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 use vkllm::gguf::Gguf;
 
-use super::{STORIES, scratch, vkllm};
+use super::{STORIES, command, scratch, vkllm};
 use crate::harness;
 
 /// Columns of llama-bench's SQL table as scripts/compare-llama-bench.py of llama.cpp names them (commit 05f3b204), in order.
@@ -176,12 +178,37 @@ fn kernels_are_measured_without_a_model_in_the_columns_of_test_backend_ops() {
     assert_eq!(rows[0]["op_params"], "format=q4_k,k=256,n=64,rows=1");
     // 144 bytes for 256 weights.
     assert_eq!(rows[0]["bw_weight_bytes"].as_u64(), Some(64 * 144));
+    // Two heads of 32 elements of keys and values in f16 for 141 positions; a norm of two rows of two forms.
+    let others = [
+        "attention:heads=4:kv=2:head=32:depth=139:rows=2",
+        "rope:heads=4:kv=2:head=32:type=f16,f32",
+        "experts:format=q8_0:k=64:n=32:experts=8:used=2:rows=1,4",
+        "norm:k=96:rows=2",
+        "glu:k=64",
+        "quantize:k=64",
+        "embed:k=256:n=100",
+        "sample:n=2000",
+    ];
+    let arguments: Vec<&str> =
+        others.iter().flat_map(|spec| ["--kernels", spec]).chain(["-o", "json"]).collect();
+    let all = bench(&arguments).json();
+    let rows = all.as_array().expect("a list");
+    assert_eq!(rows.len(), 10, "{all}");
+    let of = |op: &str| rows.iter().find(|row| row["op_name"] == op).expect("it is measured");
+    assert_eq!(of("attention")["op_params"], "type=f16,heads=4,kv=2,head=32,depth=139,rows=2");
+    assert!(of("attention")["memory_kb"].as_u64() >= Some(141 * 2 * 2 * 32 * 2 / 1024), "{all}");
+    // Of a row the experts it uses.
+    assert_eq!(of("experts")["bw_weight_bytes"].as_u64(), Some(2 * 32 * 68), "{all}");
+    assert!(of("rope")["vk_kernels"].as_str().is_some_and(|names| names.starts_with("heads.")), "{all}");
     let csv = bench(&[&kernels[..], &["csv"]].concat());
     let header = TEST_BACKEND_OPS.split_whitespace().collect::<Vec<_>>().join(",");
     assert!(csv.succeeds().out.starts_with(&header), "{csv:?}");
     bench(&["--kernels", "linear:k=100"]).refuses(2, &["k of linear", "256"]);
     bench(&["--kernels", "nothing"]).refuses(2, &["nothing", "linear"]);
     bench(&["--kernels", "linear:format=q9"]).refuses(2, &["q9", "q4_k"]);
+    bench(&["--kernels", "norm:n=3"]).refuses(2, &["norm", "k=, rows="]);
+    bench(&["--kernels", "attention:heads=3:kv=2"]).refuses(2, &["heads of attention", "multiples of kv"]);
+    bench(&["--kernels", "rope:type=q8_0:head=40"]).refuses(2, &["40", "q8_0"]);
 }
 
 #[test]
@@ -223,7 +250,7 @@ fn texts_with_drafts_are_held_against_plain_ones() {
     bench(&["-m", STORIES, "--task", "story"]).refuses(2, &["--task"]);
     bench(&["-m", STORIES, "--spec", "ngram-cache", "--task", "poem"]).refuses(2, &["poem", "story"]);
     bench(&["-m", STORIES, "--spec", "ngram-cache", "--draft-max", "100"]).refuses(2, &["100", "0 to 64"]);
-    bench(&["-m", STORIES, "--plot", "x.png"]).refuses(2, &["x.png", ".svg"]);
+    bench(&["-m", STORIES, "--plot", "x.gif"]).refuses(2, &["x.gif", ".svg", ".png"]);
 }
 
 #[test]
@@ -248,4 +275,170 @@ fn a_soak_lasts_as_long_as_it_should() {
     let all = bench(&["-m", STORIES, "-n", "2", "--soak", "0.02", "--no-labels", "-o", "json"]).json();
     let ns: f64 = all[0]["samples_ns"].as_array().expect("samples").iter().filter_map(Value::as_f64).sum();
     assert!(ns > 0.5e9 && all.as_array().map(Vec::len) == Some(1), "{all}");
+}
+
+#[test]
+fn pictures_are_drawn_as_pixels_too() {
+    if harness::device().is_none() {
+        return;
+    }
+    let plot = scratch().join("plot.png");
+    let _ = std::fs::remove_file(&plot);
+    let path = plot.to_str().expect("UTF-8");
+    let tests = ["-m", STORIES, "-n", "4", "-d", "0,8", "--rows", "1,2", "-o", "jsonl", "--plot", path];
+    let said = bench(&tests);
+    if said.code == Some(2) && said.err.contains("no fonts") {
+        return harness::skip("the system has no fonts");
+    }
+    said.succeeds();
+    let bytes = std::fs::read(plot).expect("a picture");
+    let word = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    assert_eq!(&bytes[..8], b"\x89PNG\r\n\x1a\n");
+    // Twice the drawing's width, and at least two diagrams high.
+    assert!(word(16) == 1440 && word(20) > 1000, "{} by {}", word(16), word(20));
+}
+
+/// A model of the references beside the project.
+fn shared(name: &str) -> Option<String> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/models").join(name);
+    path.is_file().then(|| path.to_string_lossy().into_owned())
+}
+
+#[test]
+fn a_model_that_drafts_is_measured_end_to_end() {
+    let (Some(target), Some(draft)) = (shared("tiny-target.q8_0.gguf"), shared("tiny-draft.q8_0.gguf"))
+    else {
+        return harness::skip("../shared/models is not there");
+    };
+    if harness::device().is_none() {
+        return;
+    }
+    let trace = scratch().join("draft-trace.json");
+    let path = trace.to_str().expect("UTF-8");
+    let all = bench(&[
+        "-m",
+        &target,
+        "-md",
+        &draft,
+        "--draft-max",
+        "3",
+        "--task",
+        "story",
+        "-n",
+        "10",
+        "-o",
+        "json",
+        "--trace",
+        path,
+    ])
+    .json();
+    let tests: Vec<_> = all.as_array().expect("a list").iter().map(|row| row["vk_test"].clone()).collect();
+    assert_eq!(tests, ["text10/story", "spec10/k=3/story"]);
+    let spec = &all[1];
+    assert_eq!(
+        (spec["spec_length"].as_u64(), spec["spec_task"].as_str()),
+        (Some(3), Some("story")),
+        "{spec}"
+    );
+    assert!(
+        spec["spec_mean_length"].as_f64() >= Some(1.0) && spec["spec_speed_up"].as_f64() > Some(0.0),
+        "{spec}"
+    );
+    if spec.get("attribution").is_some() {
+        let events: Value = serde_json::from_slice(&std::fs::read(trace).expect("a trace")).expect("JSON");
+        let of = |track: u64| {
+            let all = events["traceEvents"].as_array().expect("events").iter();
+            all.filter(|event| event["ph"] == "X" && event["tid"] == track).count()
+        };
+        // Host, target and draft.
+        assert!(of(1) > 0 && of(2) > 0 && of(3) > 0, "{} {} {}", of(1), of(2), of(3));
+    }
+}
+
+#[test]
+fn two_settings_run_in_turns() {
+    if harness::device().is_none() {
+        return;
+    }
+    let ab = |settings: [&str; 2], more: &[&str]| {
+        let [a, b] = settings;
+        vkllm(&[&["bench", "ab", "--a", a, "--b", b, "-r", "2", "--json", "--"], more].concat())
+    };
+    let tests = ["-m", STORIES, "-n", "4", "--no-warmup"];
+    let found = ab(["VKLLM_TEST_AB=1", "-ctk f32"], &tests).json();
+    let test = &found["tests"][0];
+    assert_eq!(
+        (test["test"].as_str(), test["samples_a"].as_u64(), test["samples_b"].as_u64()),
+        (Some("tg4"), Some(2), Some(2))
+    );
+    assert_eq!(found["differs"][0], json!({ "column": "type_k", "a": "f16", "b": "f32" }), "{found}");
+    // What cannot be typed is known before anything runs, what cannot run ends it with the run's own code.
+    ab(["", "--rowz 1"], &tests).refuses(2, &["--rowz", "setting"]);
+    ab(["", "word"], &tests).refuses(2, &["--b", "NAME=VALUE"]);
+    let failed = ab(["-ctk q9", ""], &tests);
+    assert!(
+        failed.code == Some(2) && failed.err.contains("q9") && failed.err.contains("failed"),
+        "{failed:?}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_prints_what_was_measured_so_far() {
+    if harness::device().is_none() {
+        return;
+    }
+    let mut child = command(&[
+        "bench",
+        "--verbose",
+        "-m",
+        STORIES,
+        "-n",
+        "2,3",
+        "-r",
+        "100000",
+        "--no-ceilings",
+        "--no-labels",
+        "-o",
+        "jsonl",
+    ])
+    .stdout(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn()
+    .expect("the program starts");
+    let mut stdout = child.stdout.take().expect("piped");
+    let out = std::thread::spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).map(|_| text)
+    });
+    let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains("measured") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).expect("UTF-8") > 0, "it ended before it measured anything");
+    }
+    let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(sent.expect("kill is there").success());
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).expect("UTF-8");
+    let text = out.join().expect("no panic").expect("UTF-8");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130), "{rest}");
+    assert!(!rest.contains("panicked"), "{rest}");
+    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("a row")).collect();
+    assert_eq!(rows.len(), 1, "{text}");
+    assert!(rows[0]["vk_test"] == "tg2" && rows[0]["avg_ts"].as_f64() > Some(0.0), "{text}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    if harness::device().is_none() {
+        return;
+    }
+    let arguments = ["bench", "--no-ceilings", "-r", "1", "--kernels", "greedy:n=1000", "-o", "json"];
+    let mut child =
+        command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().expect("it ends");
+    let err = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success() && err.is_empty(), "{err}");
 }

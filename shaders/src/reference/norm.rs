@@ -12,7 +12,7 @@ pub fn norm(call: &Call<'_>) {
     let on = |name| call.spec(name) == Some(1);
     let (x, weight) = (call.arg("x"), call.arg("weight"));
     let k = push.k as usize;
-    let weights = push.weights.max(1) as usize;
+    let weights = if on("GROUPED") { push.weights.max(1) as usize } else { 1 };
     for row in 0..push.rows as usize {
         let raw = |i: usize| f64::from(x.f32(row * push.x_stride as usize + i));
         let centre = if on("CENTRE") { (0..k).map(raw).sum::<f64>() / k as f64 } else { 0.0 };

@@ -1,14 +1,20 @@
 //! `vkllm bench ab`: two settings of environment and options, run in turns by this program, and compared. What drifts over
 //! time, heat above all, meets both.
 
+use std::io::{self, IsTerminal, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 
+use clap::Parser;
 use serde_json::Value;
 
 use super::args::AbArgs;
 use super::compare::compared;
-use crate::cli::{Failure, input, interrupt_flag};
+use crate::cli::args::Cli;
+use crate::cli::{Failure, input, interrupt_flag, spell_out};
+
+/// What every run is told: one sample, and nothing measured that is not compared.
+const FIXED: [&str; 7] = ["bench", "-o", "json", "-r", "1", "--no-ceilings", "--no-labels"];
 
 /// One of the two.
 #[derive(Debug, PartialEq)]
@@ -38,10 +44,22 @@ impl Leg {
         Ok(leg)
     }
 
+    /// What is typed, read as a run will read it, before anything runs.
+    fn check(&self, common: &[String]) -> Result<(), Failure> {
+        let words = ["vkllm"].into_iter().chain(FIXED);
+        let words = words.chain(common.iter().chain(&self.options).map(String::as_str));
+        let parsed = Cli::try_parse_from(words.map(|word| spell_out(word.into())));
+        parsed.map(|_| ()).map_err(|error| {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            input(format!("the setting {self}: {line}"))
+        })
+    }
+
     fn run(&self, common: &[String]) -> Result<Vec<Value>, Failure> {
         let program = std::env::current_exe().map_err(|e| input(format!("this program's file: {e}")))?;
         let output = Command::new(program)
-            .args(["bench", "-o", "json", "-r", "1", "--no-ceilings", "--no-labels"])
+            .args(FIXED)
             .args(common)
             .args(&self.options)
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
@@ -72,13 +90,18 @@ pub(super) fn run(args: &AbArgs) -> Result<(), Failure> {
         return Err(input("--repetitions is 0; allowed is 1 or more"));
     }
     let legs = [Leg::parse("--a", &args.a)?, Leg::parse("--b", &args.b)?];
+    legs.iter().try_for_each(|leg| leg.check(&args.options))?;
     let stop = interrupt_flag();
+    let watched = io::stderr().is_terminal();
     let mut rows: [Vec<Value>; 2] = [Vec::new(), Vec::new()];
     'rounds: for round in 0..args.repetitions {
         // A B, B A, A B: neither is always the one on the warmer machine.
         for turn in [round % 2, 1 - round % 2] {
             if stop.load(Ordering::Relaxed) {
                 break 'rounds;
+            }
+            if watched {
+                writeln!(io::stderr(), "round {} of {}: {}", round + 1, args.repetitions, legs[turn])?;
             }
             match legs[turn].run(&args.options) {
                 Ok(more) => rows[turn].extend(more),
@@ -106,5 +129,8 @@ mod tests {
         assert_eq!(leg.options, ["-ctk", "q8_0", "--spec", "a:b=1"]);
         assert_eq!(Leg::parse("--a", "").unwrap().options.len(), 0);
         assert!(Leg::parse("--a", "word").is_err() && Leg::parse("--a", "=x").is_err());
+        assert!(leg.check(&["-m".into(), "m.gguf".into()]).is_ok());
+        // Told already, and not known.
+        assert!(leg.check(&["-r".into(), "3".into()]).is_err() && leg.check(&["--rowz".into()]).is_err());
     }
 }

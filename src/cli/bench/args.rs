@@ -180,7 +180,7 @@ pub(super) struct RunArgs {
     /// Generate for so many minutes and show how the speed holds
     #[arg(long, value_name = "MINUTES")]
     pub(super) soak: Option<f64>,
-    /// Single operations at given formats and shapes, no model needed: OP[:format=F,…][:k=K][:n=N][:rows=R], or all
+    /// Single operations at given formats and shapes, no model needed: OP[:format=F,…][:type=T,…][:SIZE=N,…]…, or all
     #[arg(long, value_name = "SPEC")]
     pub(super) kernels: Vec<String>,
     /// Bandwidth of the memory on paper
@@ -195,8 +195,8 @@ pub(super) struct RunArgs {
     /// Write a trace for Perfetto or chrome://tracing of one run of each test
     #[arg(long, value_name = "FILE")]
     pub(super) trace: Option<PathBuf>,
-    /// Draw the results: share of the ceiling per kind of work, speed against depth, speed-up against drafts
-    #[arg(long, value_name = "FILE.svg")]
+    /// Draw the results: roofline and share of the ceiling per kind of work, speed against depth, speed-up against drafts
+    #[arg(long, value_name = "FILE.svg|png")]
     pub(super) plot: Option<PathBuf>,
     /// Rows of one prefill step (also -ub)
     #[arg(short = 'b', long = "ubatch-size", value_name = "LIST", default_value = "512")]

@@ -9,7 +9,7 @@ use vkllm_runtime::Device;
 use super::args::{Numbers, RunArgs};
 use super::output::Columns;
 use super::row::{Place, build, now};
-use super::{Progress, activations};
+use super::{Progress, activations, cache_type};
 use crate::bench::{KernelRun, KernelTest, Op, Summary};
 use crate::cli::{Failure, input};
 
@@ -17,7 +17,6 @@ use crate::cli::{Failure, input};
 const FORMATS: [&str; 4] = ["f16", "q8_0", "q4_k", "q6_k"];
 const SHAPES: [(u32, u32); 3] = [(1024, 3072), (4096, 4096), (4096, 12288)];
 const ROWS: [u32; 3] = [1, 8, 64];
-const VOCABULARY: u32 = 151_936;
 
 /// One measured operation.
 pub(super) struct KernelRow {
@@ -32,13 +31,20 @@ fn default_tests(arg: crate::Activations) -> Result<Vec<KernelTest>, Failure> {
         let format = KernelTest::format(name)?;
         for (k, n) in SHAPES {
             for rows in ROWS {
-                all.push(KernelTest { op: Op::Linear, format, k, n, rows, activations: arg });
+                all.push(KernelTest { format, k, n, rows, ..KernelTest::usual(Op::Linear, arg)? });
             }
         }
     }
-    let format = KernelTest::format("q8_0")?;
-    for op in [Op::Greedy, Op::Sample] {
-        all.push(KernelTest { op, format, k: 0, n: VOCABULARY, rows: 1, activations: arg });
+    // Experts as small mixtures have them.
+    let experts = KernelTest { k: 2048, n: 768, ..KernelTest::usual(Op::Experts, arg)? };
+    all.extend([1, 8].map(|rows| KernelTest { rows, ..experts }));
+    for op in [Op::Embed, Op::Norm, Op::Quantize, Op::Glu, Op::Rope, Op::Greedy, Op::Sample] {
+        all.push(KernelTest::usual(op, arg)?);
+    }
+    for depth in [512, 4096] {
+        for rows in [1, 8] {
+            all.push(KernelTest { depth, rows, ..KernelTest::usual(Op::Attention, arg)? });
+        }
     }
     Ok(all)
 }
@@ -47,12 +53,14 @@ fn default_tests(arg: crate::Activations) -> Result<Vec<KernelTest>, Failure> {
 pub(super) fn usual() -> Result<Vec<KernelTest>, Failure> {
     let all = default_tests(crate::Activations::Auto)?;
     let few = |test: &KernelTest| {
-        test.op == Op::Linear && test.rows <= 8 && matches!(test.format.name, "q8_0" | "q4_k")
+        let product =
+            test.rows <= 8 && matches!(test.format.name, "q8_0" | "q4_k") && test.k * test.n < 1 << 25;
+        test.op == Op::Linear && product || test.op == Op::Attention && test.rows == 1
     };
-    Ok(all.into_iter().filter(|test| few(test) && test.k * test.n < 1 << 25).collect())
+    Ok(all.into_iter().filter(few).collect())
 }
 
-/// `OP[:format=F,…][:k=K][:n=N][:rows=R]`, every combination of its lists.
+/// `OP[:format=F,…][:type=T,…][:SIZE=N,…]…`, every combination of its lists.
 fn parse(text: &str, arg: crate::Activations) -> Result<Vec<KernelTest>, Failure> {
     let mut parts = text.split(':');
     let name = parts.next().unwrap_or_default();
@@ -60,38 +68,47 @@ fn parse(text: &str, arg: crate::Activations) -> Result<Vec<KernelTest>, Failure
         let known = Op::ALL.map(Op::name).join(", ");
         input(format!("--kernels names \"{name}\"; allowed are all, {known}"))
     })?;
-    let mut formats = vec![KernelTest::format("q4_k")?];
-    let sampled = matches!(op, Op::Greedy | Op::Sample);
-    let (mut k, mut n, mut rows) = (vec![4096], vec![if sampled { VOCABULARY } else { 4096 }], vec![1]);
+    let mut all = vec![KernelTest::usual(op, arg)?];
     for part in parts {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
-        let numbers = || {
-            value
-                .parse::<Numbers>()
-                .map(|numbers| numbers.0)
-                .map_err(|e| input(format!("--kernels, {part}: {e}")))
-        };
+        let mut next = Vec::new();
         match key {
-            "format" => {
-                formats = value.split(',').map(KernelTest::format).collect::<crate::Result<_>>()?;
+            "format" if op.has_format() => {
+                let formats: Vec<_> =
+                    value.split(',').map(KernelTest::format).collect::<crate::Result<_>>()?;
+                next.extend(
+                    all.iter().flat_map(|test| formats.iter().map(|&format| KernelTest { format, ..*test })),
+                );
             }
-            "k" => k = numbers()?,
-            "n" => n = numbers()?,
-            "rows" => rows = numbers()?,
+            "type" if op.has_cache() => {
+                let types: Vec<_> = value
+                    .split(',')
+                    .map(|name| cache_type("--kernels, type", name))
+                    .collect::<Result<_, _>>()?;
+                next.extend(
+                    all.iter().flat_map(|test| types.iter().map(|&kv_type| KernelTest { kv_type, ..*test })),
+                );
+            }
+            key if op.sizes().contains(&key) => {
+                let sizes: Numbers =
+                    value.parse().map_err(|error| input(format!("--kernels, {part}: {error}")))?;
+                for test in &all {
+                    for &size in &sizes.0 {
+                        let mut test = *test;
+                        test.size_mut(key).into_iter().for_each(|place| *place = size);
+                        next.push(test);
+                    }
+                }
+            }
             _ => {
-                return Err(input(format!(
-                    "--kernels has \"{part}\"; allowed are format=, k=, n= and rows="
-                )));
+                let mut known: Vec<&str> = op.sizes().to_vec();
+                known.extend(op.has_format().then_some("format"));
+                known.extend(op.has_cache().then_some("type"));
+                let known = known.iter().map(|name| format!("{name}=")).collect::<Vec<_>>().join(", ");
+                return Err(input(format!("--kernels {name} has \"{part}\"; allowed are {known}")));
             }
         }
-    }
-    let mut all = Vec::new();
-    for &format in &formats {
-        for &k in &k {
-            for &n in &n {
-                all.extend(rows.iter().map(|&rows| KernelTest { op, format, k, n, rows, activations: arg }));
-            }
-        }
+        all = next;
     }
     Ok(all)
 }

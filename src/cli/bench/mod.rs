@@ -7,6 +7,7 @@ mod kernels;
 mod output;
 mod plot;
 mod report;
+mod roofline;
 mod row;
 mod spec;
 mod startup;
@@ -231,7 +232,7 @@ fn place(args: &RunArgs, device: &Device, progress: &Progress) -> Result<Place, 
     found.cache = machine.cache;
     found.nominal = match (args.nominal, machine.nominal) {
         (Some(given), _) => Some((given * 1e9, "given".into())),
-        (None, Some(modules)) => Some((modules, "the memory modules".into())),
+        (None, Some((bytes, who))) => Some((bytes, who.into())),
         (None, None) => None,
     };
     Ok(Place { device: caps.name.clone(), driver: caps.driver.clone(), machine, ceilings: found })
@@ -247,9 +248,7 @@ fn measure(args: &RunArgs) -> Result<(), Failure> {
     if args.soak.is_some_and(|minutes| !minutes.is_finite() || minutes <= 0.0) {
         return Err(input("--soak is not above 0; allowed are more than 0 minutes"));
     }
-    if let Some(path) = args.plot.as_ref().filter(|path| path.extension().is_none_or(|end| end != "svg")) {
-        return Err(input(format!("--plot is {}; allowed is a file that ends in .svg", path.display())));
-    }
+    args.plot.as_deref().map_or(Ok(()), plot::check)?;
     if args.trace.is_some() && args.no_labels {
         return Err(input(
             "--trace shows single commands, and --no-labels leaves them out; give one of them",
@@ -397,7 +396,9 @@ fn steps(
                 None => format!("{} of {}", samples.len() + 1, args.repetitions),
                 Some(soak) => format!("{} of {} s", began.elapsed().as_secs(), soak.as_secs()),
             });
-            samples.push(runner.sample(test)?);
+            let sample = runner.sample(test)?;
+            tracing::debug!(%test, wall = ?sample.wall, "measured");
+            samples.push(sample);
         }
         let after = place.machine.snapshot();
         if samples.is_empty() {

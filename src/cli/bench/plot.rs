@@ -1,26 +1,33 @@
-//! Pictures of the results, as SVG: share of the ceiling per kind of work, speed against depth, speed-up against drafts.
+//! Pictures of the results, as SVG or PNG: the roofline and the share of the ceiling per kind of work, speed against depth,
+//! speed-up against drafts.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use quick_xml::escape::escape;
+use resvg::usvg::fontdb::Database;
+use resvg::{tiny_skia, usvg};
 
+use super::roofline::{Roofline, roofline};
 use super::row::{Place, Row};
 use crate::bench::Summary;
 use crate::cli::{Failure, input};
 
-const WIDTH: f64 = 720.0;
+pub(super) const WIDTH: f64 = 720.0;
 const LEFT: f64 = 150.0;
 const RIGHT: f64 = 40.0;
-const LINE: f64 = 22.0;
-const HEIGHT: f64 = 260.0;
+pub(super) const LINE: f64 = 22.0;
+pub(super) const HEIGHT: f64 = 260.0;
+/// Pixels of a PNG for each unit of the drawing.
+const SCALE: f32 = 2.0;
 /// Hues that people with any kind of sight tell apart (Okabe and Ito).
-const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
+pub(super) const COLOURS: [&str; 7] =
+    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
 
 /// A picture that grows downwards.
-struct Page {
+pub(super) struct Page {
     body: String,
-    at: f64,
+    pub(super) at: f64,
 }
 
 /// A named line of points.
@@ -30,17 +37,17 @@ struct Curve {
 }
 
 impl Page {
-    fn put(&mut self, element: std::fmt::Arguments<'_>) {
+    pub(super) fn put(&mut self, element: std::fmt::Arguments<'_>) {
         // Writing to a string cannot fail.
         let _ = writeln!(self.body, "{element}");
     }
 
-    fn text(&mut self, x: f64, y: f64, anchor: &str, text: &str) {
+    pub(super) fn text(&mut self, x: f64, y: f64, anchor: &str, text: &str) {
         let text = escape(text);
         self.put(format_args!(r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}">{text}</text>"#));
     }
 
-    fn title(&mut self, text: &str) {
+    pub(super) fn title(&mut self, text: &str) {
         self.at += 2.0 * LINE;
         let (y, text) = (self.at, escape(text));
         self.put(format_args!(r#"<text x="10" y="{y:.1}" font-weight="bold">{text}</text>"#));
@@ -178,6 +185,9 @@ fn draw(place: &Place, rows: &[Row]) -> String {
                 (share >= 0.01).then(|| (part.label.clone(), of, note))
             })
             .collect();
+        if let Some(picture) = Roofline::of(&a.parts, wall, &place.ceilings) {
+            roofline(&mut page, &format!("{} {}: roofline", row.loaded.kind, row.test), &picture);
+        }
         if !bars.is_empty() {
             page.bars(&format!("{} {}: share of the read ceiling", row.loaded.kind, row.test), &bars);
         }
@@ -190,7 +200,57 @@ fn draw(place: &Place, rows: &[Row]) -> String {
     )
 }
 
+/// Families that are on most systems; any other of upright letters will do.
+const FAMILIES: [&str; 6] = ["DejaVu Sans", "Noto Sans", "Liberation Sans", "Arial", "Helvetica", "Segoe UI"];
+
+/// The system's fonts with one that text without a name is set in.
+fn fonts() -> Option<Database> {
+    let mut fonts = Database::new();
+    fonts.load_system_fonts();
+    let name = |face: &usvg::fontdb::FaceInfo| face.families.first().map(|(name, _)| name.clone());
+    let known =
+        FAMILIES.iter().find(|family| fonts.faces().any(|face| name(face).as_deref() == Some(family)));
+    let family = match known {
+        Some(known) => (*known).to_owned(),
+        None => fonts.faces().filter(|face| face.style == usvg::fontdb::Style::Normal).find_map(name)?,
+    };
+    fonts.set_sans_serif_family(family);
+    Some(fonts)
+}
+
+fn is_png(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("png"))
+}
+
+/// Whether a picture of that name can be drawn here; before anything is measured for it.
+pub(super) fn check(path: &Path) -> Result<(), Failure> {
+    let name = path.display();
+    let known = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("svg")) || is_png(path);
+    if !known {
+        return Err(input(format!("--plot is {name}; allowed is a file that ends in .svg or .png")));
+    }
+    if is_png(path) && fonts().is_none() {
+        return Err(input(format!("--plot is {name}, and this system has no fonts; allowed is .svg")));
+    }
+    Ok(())
+}
+
+fn png(svg: &str) -> Result<Vec<u8>, String> {
+    let fontdb = std::sync::Arc::new(fonts().ok_or("this system has no fonts")?);
+    let options = usvg::Options { fontdb, ..usvg::Options::default() };
+    let tree = usvg::Tree::from_str(svg, &options).map_err(|error| error.to_string())?;
+    let side = |length: f32| (length * SCALE).ceil() as u32;
+    let (width, height) = (side(tree.size().width()), side(tree.size().height()));
+    let mut pixels = tiny_skia::Pixmap::new(width, height)
+        .ok_or_else(|| format!("{width} by {height} pixels are too many"))?;
+    resvg::render(&tree, tiny_skia::Transform::from_scale(SCALE, SCALE), &mut pixels.as_mut());
+    pixels.encode_png().map_err(|error| error.to_string())
+}
+
 /// Draws everything there is to draw.
 pub(super) fn write(path: &Path, place: &Place, rows: &[Row]) -> Result<(), Failure> {
-    std::fs::write(path, draw(place, rows)).map_err(|error| input(format!("{}: {error}", path.display())))
+    let failed = |error: String| input(format!("{}: {error}", path.display()));
+    let svg = draw(place, rows);
+    let bytes = if is_png(path) { png(&svg).map_err(failed)? } else { svg.into_bytes() };
+    std::fs::write(path, bytes).map_err(|error| failed(error.to_string()))
 }
