@@ -146,6 +146,23 @@ impl ModelFile {
         Ok(vocabulary)
     }
 
+    /// What of the file this version would not honour, and why: a vocabulary it cannot read, tensors it does not know.
+    pub fn unsupported(&self) -> Vec<String> {
+        let vocabulary = self
+            .vocabulary()
+            .err()
+            .map(|error| format!("the vocabulary, without which the model does not open: {error}"));
+        let strangers = models::strangers(&self.gguf, &self.config);
+        let named = |info: &&crate::gguf::TensorInfo| crate::gguf::escaped(info.name.as_bytes());
+        let first: Vec<String> = strangers.iter().take(8).map(named).collect();
+        let more = if strangers.len() > first.len() { ", …" } else { "" };
+        let tensors = (!strangers.is_empty()).then(|| {
+            let count = strangers.len();
+            format!("{count} tensors that the architecture has no use for here, so that the output may be wrong: {}{more}", first.join(", "))
+        });
+        vocabulary.into_iter().chain(tensors).collect()
+    }
+
     /// Positions of a session of a model opened so.
     pub fn context(&self, options: &ModelOptions) -> u32 {
         options.context.unwrap_or(self.config.context.min(DEFAULT_CONTEXT))
@@ -156,6 +173,7 @@ impl ModelFile {
         let config = &Config { layers, ..self.config.clone() };
         let attending = config.attention_layers();
         let rows = options.batch.max(MOST_ROWS);
+        let v_in_k = config.latent.is_some();
         let default = if options.activations == Activations::Float { KvType::F32 } else { KvType::F16 };
         KvLayout {
             layers: attending.len() as u32,
@@ -164,8 +182,9 @@ impl ModelFile {
             kv_heads: self.config.kv_heads,
             head: self.config.head,
             head_v: self.config.head_v,
+            v_in_k,
             k_type: options.k_type.unwrap_or(default),
-            v_type: options.v_type.unwrap_or(default),
+            v_type: options.v_type.or(options.k_type.filter(|_| v_in_k)).unwrap_or(default),
         }
     }
 
