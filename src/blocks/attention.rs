@@ -200,7 +200,8 @@ impl Attention {
         if self.gated {
             let (both, head) = (parts[0].0.clone(), shape.layout.head);
             let count = r.rows * shape.heads;
-            parts[0].0 = ops::join(r, "attn_q_split", (&both, head, 2 * head), (&both, 0, 2 * head), count)?;
+            let (queries, none) = ((&both, head, 2 * head), (&both, 0, 2 * head));
+            parts[0] = (ops::join(r, "attn_q_split", queries, none, count)?, shape.heads * head);
             let bytes = u64::from(head) * 4;
             gates = Some(both.part(bytes, both.len - bytes));
         }
