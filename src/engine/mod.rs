@@ -157,8 +157,10 @@ impl ModelFile {
         let first: Vec<String> = strangers.iter().take(8).map(named).collect();
         let more = if strangers.len() > first.len() { ", …" } else { "" };
         let tensors = (!strangers.is_empty()).then(|| {
-            let count = strangers.len();
-            format!("{count} tensors that the architecture has no use for here, so that the output may be wrong: {}{more}", first.join(", "))
+            let (count, names) = (strangers.len(), first.join(", "));
+            format!(
+                "tensors that this version has no use for ({count}), so that the output may be wrong: {names}{more}"
+            )
         });
         vocabulary.into_iter().chain(tensors).collect()
     }
