@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::vulkan::{Validation, failed, open_instance};
 
 /// Extensions that are switched on where a device has them. The specification demands the first.
-const WANTED: [&CStr; 5] = [
+const WANTED: [&CStr; 6] = [
     ash::khr::portability_subset::NAME,
     ash::ext::memory_budget::NAME,
     ash::ext::external_memory_host::NAME,

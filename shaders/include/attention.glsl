@@ -15,6 +15,8 @@ layout(constant_id = 5) const uint V_TYPE = 0u;
 layout(constant_id = 6) const uint PAIRS = 1u;
 // 1 holds scores within push.cap.
 layout(constant_id = 8) const uint CAP = 0u;
+// 1: values are the last HEAD_V elements of keys, and both caches are the same.
+layout(constant_id = 9) const uint V_IN_K = 0u;
 
 #include "step.glsl"
 #include "kv.glsl"
@@ -51,6 +53,9 @@ layout(push_constant) uniform Push {
 
 #include "subgroup.glsl"
 
+// Elements of a cell before its value.
+const uint HEAD_SKIPPED = V_IN_K == 1u ? HEAD - HEAD_V : 0u;
+
 // Below every score.
 const float LOWEST = -3.0e38;
 
@@ -73,7 +78,8 @@ uvec4 pool_words4(bool key, uint at) {
 // 8 or, of a quantised type, also 16 elements of a key or value from a multiple of as many.
 void pool_load(bool key, uint tile, uint slot, uint element, uint count, out vec4 x[4]) {
     uint type = key ? K_TYPE : V_TYPE;
-    uint size = key ? HEAD : HEAD_V;
+    uint size = key || V_IN_K == 1u ? HEAD : HEAD_V;
+    element += key ? 0u : HEAD_SKIPPED;
     uint word = tile + (slot * size + element) / kv_per_word(type);
     if (type == KV_F32) {
         x[0] = uintBitsToFloat(pool_words4(key, word));
@@ -143,6 +149,10 @@ struct Slots {
 };
 
 const uint NO_SLOT = KV_BLOCK;
+
+uint value_tile(uint block) {
+    return kv_tile(V_TYPE, block, push.n_kv, gl_WorkGroupID.y, V_IN_K == 1u ? HEAD : HEAD_V);
+}
 
 // What each pair sees. Arrays of numbers: those of structs stay in memory on some drivers.
 uint own_from[PAIRS];

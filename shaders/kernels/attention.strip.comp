@@ -23,7 +23,7 @@ void main() {
         Shared s = pairs_of_a_block(left);
         uint first = s.some.from / (SG * KEYS) * (SG * KEYS);
         uint k_tile = kv_tile(K_TYPE, s.some.block, push.n_kv, gl_WorkGroupID.y, HEAD);
-        uint v_tile = kv_tile(V_TYPE, s.some.block, push.n_kv, gl_WorkGroupID.y, HEAD_V);
+        uint v_tile = value_tile(s.some.block);
 
         [[dont_unroll]] for (uint base = first; base <= s.some.to; base += SG * KEYS) {
             float score[PAIRS][KEYS];

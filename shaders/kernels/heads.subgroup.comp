@@ -1,5 +1,5 @@
 // Heads of a row on their way from projection to attention: norm, RoPE and scale of q in place; norm and RoPE
-// of k and plain v into the KV pools. One subgroup per head: q heads first, then k heads, then v heads. HEAD
+// of k, and v, into the KV pools. One subgroup per head: q heads first, then k heads, then v heads. HEAD
 // and HEAD_V are multiples of 4; ROT is even, with halves pairing a multiple of 4.
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -18,6 +18,8 @@ layout(constant_id = 6) const uint NORM = 0u; // 1 before the rotation, 2 behind
 layout(constant_id = 7) const uint QSCALE = 0u;
 layout(constant_id = 8) const uint K_TYPE = 0u;
 layout(constant_id = 9) const uint V_TYPE = 0u;
+// 1: values are normalised, without weights.
+layout(constant_id = 10) const uint V_NORM = 0u;
 
 #include "step.glsl"
 #include "kv.glsl"
@@ -54,6 +56,8 @@ layout(push_constant) uniform Push {
     uint v_stride;
     uint row_count;
     float eps;
+    // What goes to the pools: nothing, keys, or keys and values.
+    uint stored;
 } push;
 
 #include "subgroup.glsl"
@@ -155,7 +159,7 @@ vec2 key_pair(uint at, uint e, float scale, uint position) {
     return pair;
 }
 
-// Quantises a head of k or plain v to its cells. Four lanes share a block of 32 and take two blocks in turn, because
+// Quantises a head of k or v to its cells. Four lanes share a block of 32 and take two blocks in turn, because
 // two scales share a word.
 void quantised_store(bool key, uint at, uint tile, uint lane, float scale, uint position) {
     uint type = key ? K_TYPE : V_TYPE;
@@ -172,7 +176,7 @@ void quantised_store(bool key, uint at, uint tile, uint lane, float scale, uint 
             vec2 pair[4];
             [[unroll]] for (uint i = 0u; i < 4u; i++) {
                 uint element = e + 2u * i;
-                pair[i] = key ? key_pair(at, element, scale, position) : vec2(v[at + element], v[at + element + 1u]);
+                pair[i] = key ? key_pair(at, element, scale, position) : scale * vec2(v[at + element], v[at + element + 1u]);
             }
             KvUnit unit = kv_quantise(type, vec4(pair[0], pair[1]), vec4(pair[2], pair[3]));
             uint word = codes_at + e / kv_per_word(type);
@@ -244,19 +248,30 @@ void turn_head(bool query, uint at, uint tile, uint lane, uint position) {
 
 // A head of v to its cells.
 void value_store(uint at, uint tile, uint lane, uint position) {
+    float scale = 1.0;
+    if (V_NORM == 1u) {
+        float squares = 0.0;
+        [[dont_unroll]] for (uint e = lane; e < HEAD_V; e += SG) {
+            squares = fma(v[at + e], v[at + e], squares);
+        }
+        precise float mean = subgroup_sum(squares) / float(HEAD_V);
+        precise float root = inversesqrt(mean + push.eps);
+        scale = root;
+    }
     if (kv_quantised(V_TYPE)) {
-        quantised_store(false, at, tile, lane, 1.0, position);
+        quantised_store(false, at, tile, lane, scale, position);
         return;
     }
     [[dont_unroll]] for (uint e = 2u * lane; e < HEAD_V; e += 2u * SG) {
-        pair_store(false, V_TYPE, tile, position % KV_BLOCK * HEAD_V + e, vec2(v[at + e], v[at + e + 1u]));
+        vec2 pair = scale * vec2(v[at + e], v[at + e + 1u]);
+        pair_store(false, V_TYPE, tile, position % KV_BLOCK * HEAD_V + e, pair);
     }
 }
 
 void main() {
     uint row = gl_WorkGroupID.y;
     uint head = gl_WorkGroupID.x;
-    if (row >= push.row_count || head >= push.n_head + 2u * push.n_kv) {
+    if (row >= push.row_count || head >= push.n_head + push.stored * push.n_kv) {
         return;
     }
     uint lane = gl_SubgroupInvocationID;

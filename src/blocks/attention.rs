@@ -6,7 +6,7 @@ use super::{Onto, Projection, forms_for, forms_of};
 use crate::error::{Error, Result};
 use crate::ops::{
     self, Activation, AttentionShape, AttentionTile, Forms, HeadNorms, HeadsArgs, Norm, Recorder, Routing,
-    Rows, Stack,
+    Rows, Stack, Stored,
 };
 use crate::tensor::Tensor;
 
@@ -22,13 +22,15 @@ pub struct Attention {
     pub sinks: Option<Tensor>,
     /// The matrix of queries has for each head the rows of a gate behind those of its query.
     pub gated: bool,
+    /// Values are normalised, without weights.
+    pub value_norm: bool,
     pub output: Projection,
 }
 
 /// Where queries, keys and values come from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// Three matrices, or one.
+    /// Up to three matrices, each of which gives one or more of queries, keys and values, in this order.
     Heads(Vec<Projection>),
     Latent(Box<Latent>),
 }
@@ -64,6 +66,8 @@ pub struct AttentionInputs<'a> {
     pub tiles: &'a [AttentionTile],
     /// Keys and values of this layer.
     pub cache: (&'a View, &'a View),
+    /// What of the rows goes there.
+    pub stored: Stored,
     /// The rows' heads, where heads have matrices of their own.
     pub heads: Option<&'a Routing>,
 }
@@ -152,24 +156,37 @@ impl Attention {
             }
         };
         let (q, k, v) = (
-            shape.heads * shape.layout.head,
+            shape.heads * shape.layout.head * (1 + u32::from(self.gated)),
             shape.layout.kv_heads * shape.layout.head,
             shape.layout.kv_heads * shape.layout.head_v,
         );
         let mut gates = None;
-        let mut parts = match &projections[..] {
-            [queries, keys, values] => [
-                (queries.of(r, "attn_q", h)?, q),
-                (keys.of(r, "attn_k", h)?, k),
-                (values.of(r, "attn_v", h)?, v),
-            ],
-            fused => {
-                let all = fused[0].of(r, "attn_qkv", h)?;
-                let from = |first: u32| all.part(u64::from(first) * 4, all.len - u64::from(first) * 4);
-                let stride = q + k + v;
-                [(all.clone(), stride), (from(q), stride), (from(q + k), stride)]
-            }
-        };
+        let mut parts = Vec::with_capacity(4);
+        for projection in projections {
+            let (first, n) = (parts.len(), projection.weight.n);
+            let sizes = [q, k, v].into_iter().skip(first);
+            let ends = sizes.scan(0, |end, size| Some(std::mem::replace(end, *end + size)));
+            let places: Vec<u32> = ends.take_while(|place| *place < n).collect();
+            let label = match (first, places.len()) {
+                (0, 1) => "attn_q",
+                (0, 2) => "attn_qk",
+                (0, _) => "attn_qkv",
+                (1, 1) => "attn_k",
+                (1, _) => "attn_kv",
+                _ => "attn_v",
+            };
+            let all = projection.of(r, label, h)?;
+            let from = |place: u32| all.part(u64::from(place) * 4, all.len - u64::from(place) * 4);
+            parts.extend(places.into_iter().map(|place| (from(place), n)));
+        }
+        // A layer that reads keys and values of another one has none.
+        if let ([queries], Stored::Nothing) = (&parts[..], inputs.stored) {
+            parts.extend([queries.clone(), queries.clone()]);
+        }
+        let mut parts: [(View, u32); 3] = parts.try_into().map_err(|parts: Vec<_>| Error::NoKernel {
+            op: "attn_qkv".to_owned(),
+            reasons: format!("the matrices give {} of queries, keys and values", parts.len()),
+        })?;
         if let Some((q_norm, k_norm)) = &self.whole_norms {
             for (part, weight, label) in [(0, q_norm, "attn_q_norm"), (1, k_norm, "attn_k_norm")] {
                 let norm = Norm { weight: weight.clone(), bias: None, centred: false, eps };
@@ -183,7 +200,8 @@ impl Attention {
         if self.gated {
             let (both, head) = (parts[0].0.clone(), shape.layout.head);
             let count = r.rows * shape.heads;
-            parts[0].0 = ops::join(r, "attn_q_split", (&both, head, 2 * head), (&both, 0, 2 * head), count)?;
+            let (queries, none) = ((&both, head, 2 * head), (&both, 0, 2 * head));
+            parts[0] = (ops::join(r, "attn_q_split", queries, none, count)?, shape.heads * head);
             let bytes = u64::from(head) * 4;
             gates = Some(both.part(bytes, both.len - bytes));
         }
@@ -215,6 +233,8 @@ pub fn attention(
         rows: inputs.rows,
         block_table: inputs.block_table,
         cache: inputs.cache,
+        stored: inputs.stored,
+        value_norm: w.value_norm.then_some(inputs.eps),
     };
     ops::heads(r, inputs.shape, &heads)?;
     let step = (inputs.rows, inputs.block_table, inputs.tiles);

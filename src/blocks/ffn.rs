@@ -19,6 +19,8 @@ pub struct Dense {
     pub up: Projection,
     pub down: Projection,
     pub activation: Activation,
+    /// Gates less than so many deviations above their mean are closed; 0 closes none.
+    pub sparsity: f32,
 }
 
 /// A mixture of experts.
@@ -45,6 +47,16 @@ pub enum Gate {
     Apart(Projection),
     /// The first half of `up`.
     Fused,
+}
+
+impl Dense {
+    /// A perceptron with a gate; the two matrices that read its input are one where they adjoin.
+    pub fn gated(gate: Projection, up: Projection, down: Projection, activation: Activation) -> Self {
+        match gate.with(&up) {
+            Some(both) => Dense { gate: Gate::Fused, up: both, down, activation, sparsity: 0.0 },
+            None => Dense { gate: Gate::Apart(gate), up, down, activation, sparsity: 0.0 },
+        }
+    }
 }
 
 impl FeedForward {
@@ -88,7 +100,8 @@ impl Dense {
             Gate::Apart(gate) => Some(gate.of(r, "ffn_gate", h)?),
             _ => None,
         };
-        let up = self.up.of(r, "ffn_up", h)?;
+        let label = if matches!(self.gate, Gate::Fused) { "ffn_gate_up" } else { "ffn_up" };
+        let up = self.up.of(r, label, h)?;
         let (n, k) = (self.up.weight.n, self.down.weight.k);
         let forms = forms_of(r, &self.down.weight);
         let half = up.part(u64::from(n - k) * 4, up.len - u64::from(n - k) * 4);
@@ -97,6 +110,9 @@ impl Dense {
             (_, Some(gate)) => (gate, Some(&up)),
             (_, None) => (&up, None),
         };
+        if self.sparsity > 0.0 {
+            ops::sparsify(r, pair.0, (r.rows, k, n), self.sparsity)?;
+        }
         ops::glu(r, pair, (r.rows, k, n), self.activation, forms)
     }
 }

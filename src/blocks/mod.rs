@@ -3,10 +3,12 @@
 mod attention;
 mod ffn;
 mod recurrent;
+mod streams;
 
 pub use attention::{Attention, AttentionInputs, Latent, Source, attention};
 pub use ffn::{Dense, Experts, FeedForward, Gate, feed_forward};
 pub use recurrent::{DeltaNet, Mamba, Rates, Recurrent, RecurrentInputs, ShortConv, recurrent};
+pub use streams::{StreamLayer, StreamWeights};
 
 use vkllm_runtime::View;
 
@@ -26,6 +28,28 @@ impl Projection {
     fn of(&self, r: &mut Recorder<'_>, label: &str, h: &Rows) -> Result<View> {
         let args = LinearArgs { bias: self.bias.as_ref(), ..LinearArgs::default() };
         ops::linear(r, label, h, r.rows, &self.weight, args)
+    }
+
+    /// This and the projection right behind it in memory as one, which gives the outputs of both side by side.
+    pub fn with(&self, next: &Projection) -> Option<Projection> {
+        let bias = match (&self.bias, &next.bias) {
+            (None, None) => None,
+            (Some(one), Some(other)) => Some(one.elements_with(other)?),
+            _ => return None,
+        };
+        Some(Projection { weight: self.weight.rows_with(&next.weight)?, bias })
+    }
+
+    /// Projections of the same rows, those that adjoin as one.
+    pub fn joined(all: Vec<Projection>) -> Vec<Projection> {
+        let mut joined: Vec<Projection> = Vec::with_capacity(all.len());
+        for next in all {
+            match joined.last_mut().and_then(|last| last.with(&next).map(|both| (last, both))) {
+                Some((last, both)) => *last = both,
+                None => joined.push(next),
+            }
+        }
+        joined
     }
 }
 

@@ -85,14 +85,25 @@ pub struct KvLayout {
     /// Elements of a key and of a value per head.
     pub head: u32,
     pub head_v: u32,
+    /// Values are the ends of keys, and have no pool of their own.
+    pub v_in_k: bool,
     pub k_type: KvType,
     pub v_type: KvType,
 }
 
 impl KvLayout {
-    /// Refuses types whose blocks do not divide the heads.
+    /// Refuses types whose blocks do not divide the heads, and values of another type than the keys that they are part of.
     pub fn check(&self) -> Result<()> {
-        for (what, kind, size) in [("keys", self.k_type, self.head), ("values", self.v_type, self.head_v)] {
+        if self.v_in_k && self.v_type != self.k_type {
+            return Err(Error::Argument {
+                what: "the type of cached values, which are parts of the keys,".into(),
+                found: self.v_type.name().into(),
+                allowed: format!("the type of keys, {}", self.k_type.name()),
+            });
+        }
+        // Values within keys begin where a block does.
+        let v_size = if self.v_in_k { self.head - self.head_v } else { self.head_v };
+        for (what, kind, size) in [("keys", self.k_type, self.head), ("values", self.v_type, v_size)] {
             if size % kind.block() != 0 {
                 let fit = KvType::ALL.into_iter().filter(|kind| size % kind.block() == 0);
                 return Err(Error::Argument {
@@ -111,6 +122,9 @@ impl KvLayout {
     }
 
     fn value_block(&self) -> u64 {
+        if self.v_in_k {
+            return 0;
+        }
         u64::from(BLOCK) * u64::from(self.kv_heads) * self.v_type.row_bytes(self.head_v)
     }
 
@@ -148,7 +162,8 @@ impl KvLayout {
 /// Pools of all layers and the list of free blocks.
 pub struct KvPool {
     layout: KvLayout,
-    layers: Vec<(Buffer, Buffer)>,
+    /// Keys and values of each layer; no values where they are the ends of keys.
+    layers: Vec<(Buffer, Option<Buffer>)>,
     /// Which layers keep rings.
     near: Vec<bool>,
     free: BTreeSet<u32>,
@@ -196,9 +211,9 @@ impl KvPool {
                     if is_near(layer) { u64::from(layout.ring) * u64::from(sessions) } else { blocks };
                 let keys =
                     device.buffer(format!("keys {layer}"), layout.key_block() * blocks, Usage::Local)?;
-                let values =
-                    device.buffer(format!("values {layer}"), layout.value_block() * blocks, Usage::Local)?;
-                Ok((keys, values))
+                let values = |bytes| device.buffer(format!("values {layer}"), bytes, Usage::Local);
+                let bytes = layout.value_block() * blocks;
+                Ok((keys, if bytes > 0 { Some(values(bytes)?) } else { None }))
             })
             .collect::<Result<Vec<_>>>()?;
         let near = (0..layout.layers).map(is_near).collect();
@@ -212,7 +227,7 @@ impl KvPool {
     /// Keys and values of a layer.
     pub fn layer(&self, layer: u32) -> (View, View) {
         let (keys, values) = &self.layers[layer as usize];
-        (keys.whole(), values.whole())
+        (keys.whole(), values.as_ref().unwrap_or(keys).whole())
     }
 
     /// Where a session's keys and values lie: buffer, offset and bytes, layer by layer. `blocks` are those of the layers
@@ -220,7 +235,8 @@ impl KvPool {
     pub fn parts(&self, slot: u32, blocks: &[u32]) -> Vec<(&Buffer, u64, u64)> {
         let mut parts = Vec::new();
         for ((keys, values), near) in self.layers.iter().zip(&self.near) {
-            for (buffer, block) in [(keys, self.layout.key_block()), (values, self.layout.value_block())] {
+            let values = values.iter().map(|values| (values, self.layout.value_block()));
+            for (buffer, block) in std::iter::once((keys, self.layout.key_block())).chain(values) {
                 if *near {
                     let ring = u64::from(self.layout.ring) * block;
                     parts.push((buffer, u64::from(slot) * ring, ring));
@@ -242,7 +258,8 @@ impl KvPool {
             let count = if *near { layout.ring as usize } else { blocks };
             // A ring that went round has no position that was never written.
             let end = if *near && end >= layout.ring * BLOCK { u32::MAX } else { end };
-            for (kind, size) in [(layout.k_type, layout.head), (layout.v_type, layout.head_v)] {
+            let both = [(layout.k_type, layout.head), (layout.v_type, layout.head_v)];
+            for (kind, size) in both.into_iter().take(if layout.v_in_k { 1 } else { 2 }) {
                 for block in 0..count {
                     let written = (end as usize).saturating_sub(block * BLOCK as usize).min(BLOCK as usize);
                     for _ in 0..layout.kv_heads {
@@ -316,6 +333,7 @@ mod tests {
             kv_heads: 1,
             head: 128,
             head_v: 80,
+            v_in_k: false,
             k_type: KvType::Q8_0,
             v_type: KvType::F16,
         };

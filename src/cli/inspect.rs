@@ -74,6 +74,8 @@ struct Planned {
     plan: Plan,
     /// What the model has beyond the plain decoder.
     features: Vec<String>,
+    /// What of the file would not be honoured.
+    unsupported: Vec<String>,
     device: Device,
     /// The largest context that fits, when the device was asked.
     largest: Option<u32>,
@@ -90,7 +92,8 @@ fn planned(args: &InspectArgs) -> Result<Planned, Failure> {
     let options = load::options(&args.common, &file, &device)?;
     let plan = file.plan(device.caps(), &options)?;
     let largest = args.plan.then(|| file.largest_context(&device, &options)).transpose().unwrap_or(None);
-    Ok(Planned { plan, features: file.config.features(), device, largest })
+    let (features, unsupported) = (file.config.features(), file.unsupported());
+    Ok(Planned { plan, features, unsupported, device, largest })
 }
 
 impl Planned {
@@ -101,7 +104,7 @@ impl Planned {
             "weights": p.weights, "kv": p.kv, "k_type": p.k_type.name(), "v_type": p.v_type.name(),
             "tables": p.tables, "scratch": p.scratch, "output": p.output, "total": p.total(),
             "taken": p.taken, "room": Plan::room(&self.device), "largest_context": self.largest,
-            "states": p.states, "state": p.state, "active": p.active, "features": self.features, "load_mode": p.mode.name(), "load_why": p.why,
+            "states": p.states, "state": p.state, "active": p.active, "features": self.features, "unsupported": self.unsupported, "load_mode": p.mode.name(), "load_why": p.why,
         })
     }
 
@@ -110,6 +113,9 @@ impl Planned {
         let mb = |bytes: u64| bytes as f64 / 1e6;
         if !self.features.is_empty() {
             writeln!(out, "features: {}", self.features.join("; "))?;
+        }
+        for what in &self.unsupported {
+            writeln!(out, "not supported: {what}")?;
         }
         writeln!(out, "weights read per token: {:.1} of {:.1} MB", mb(p.active), mb(p.weights))?;
         writeln!(

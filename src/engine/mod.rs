@@ -148,6 +148,25 @@ impl ModelFile {
         Ok(vocabulary)
     }
 
+    /// What of the file this version would not honour, and why: a vocabulary it cannot read, tensors it does not know.
+    pub fn unsupported(&self) -> Vec<String> {
+        let vocabulary = self
+            .vocabulary()
+            .err()
+            .map(|error| format!("the vocabulary, without which the model does not open: {error}"));
+        let strangers = models::strangers(&self.gguf, &self.config);
+        let named = |info: &&crate::gguf::TensorInfo| crate::gguf::escaped(info.name.as_bytes());
+        let first: Vec<String> = strangers.iter().take(8).map(named).collect();
+        let more = if strangers.len() > first.len() { ", …" } else { "" };
+        let tensors = (!strangers.is_empty()).then(|| {
+            let (count, names) = (strangers.len(), first.join(", "));
+            format!(
+                "tensors that this version has no use for ({count}), so that the output may be wrong: {names}{more}"
+            )
+        });
+        vocabulary.into_iter().chain(tensors).collect()
+    }
+
     /// Positions of a session of a model opened so.
     pub fn context(&self, options: &ModelOptions) -> u32 {
         options.context.unwrap_or(self.config.context.min(DEFAULT_CONTEXT))
@@ -158,6 +177,7 @@ impl ModelFile {
         let config = &Config { layers, ..self.config.clone() };
         let attending = config.attention_layers();
         let rows = options.batch.max(MOST_ROWS);
+        let v_in_k = config.latent.is_some();
         let default = if options.activations == Activations::Float { KvType::F32 } else { KvType::F16 };
         KvLayout {
             layers: attending.len() as u32,
@@ -166,8 +186,9 @@ impl ModelFile {
             kv_heads: self.config.kv_heads,
             head: self.config.head,
             head_v: self.config.head_v,
+            v_in_k,
             k_type: options.k_type.unwrap_or(default),
-            v_type: options.v_type.unwrap_or(default),
+            v_type: options.v_type.or(options.k_type.filter(|_| v_in_k)).unwrap_or(default),
         }
     }
 

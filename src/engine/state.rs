@@ -12,8 +12,9 @@ use crate::ops::HISTORY_RING;
 impl Engine {
     /// What the bytes of [`Engine::save`] mean: equal for engines that can exchange them.
     pub(crate) fn state_layout(&self) -> String {
-        let KvLayout { layers, near, ring, kv_heads, head, head_v, k_type, v_type } = *self.kv.layout();
-        let types = (k_type.name(), v_type.name());
+        let KvLayout { layers, near, ring, kv_heads, head, head_v, v_in_k, k_type, v_type } =
+            *self.kv.layout();
+        let types = (k_type.name(), if v_in_k { "none" } else { v_type.name() });
         let StateLayout { layers: states, channels, taps, size, key_heads, heads, columns } =
             *self.states.layout();
         format!(

@@ -10,7 +10,7 @@ use crate::cache::{BLOCK, KvLayout, KvPool, KvType, StatePool};
 use crate::error::Result;
 use crate::models::{
     self, ARCHITECTURES, Config, ExpertConfig, LatentConfig, LayerKind, Outputs, Parts, RecurrentConfig,
-    RecurrentKind, RopeScaling, StepViews, Window,
+    RecurrentKind, RopeScaling, StepViews, StreamConfig, Window,
 };
 use crate::ops::{
     self, AcceptViews, Activations, Choice, Draw, Gate, HISTORY_RING, LinearArgs, MOST_BIASES, Path, Purpose,
@@ -229,6 +229,7 @@ fn config(architecture: &'static models::Architecture, head: u32) -> Config {
             ffn: WIDTH / 2,
             shared_ffn: WIDTH / 2,
             leading_dense: 1,
+            every: 1,
         }),
         head_norm: architecture.head_norm,
         recurrent: architecture.recurrent.map(|kind| recurrent(kind, head)),
@@ -238,6 +239,14 @@ fn config(architecture: &'static models::Architecture, head: u32) -> Config {
                 _ => LayerKind::PLAIN,
             })
             .collect(),
+        streams: architecture.streams.then(|| StreamConfig {
+            count: 4,
+            active: 0,
+            own: 256,
+            laurel: 64,
+            caching: layers,
+            sparsity: vec![1.6; layers as usize],
+        }),
         // The matrices of heads are of a type with blocks of 256.
         latent: architecture.latent.then_some(LatentConfig { q_rank: 256, key: 256 + rot, value: 64 }),
         fused_qkv: false,
@@ -280,6 +289,7 @@ fn model(
         kv_heads: config.kv_heads,
         head: config.head,
         head_v: config.head_v,
+        v_in_k: config.latent.is_some(),
         k_type: kind,
         v_type: kind,
     };

@@ -3,6 +3,7 @@
 use super::experts::{self, ExpertConfig};
 use super::recurrent::{self, LayerKind, RecurrentConfig};
 use super::rope::{self, RopeScaling};
+use super::streams::{self, StreamConfig};
 use super::{ARCHITECTURES, Architecture, HeadNorm, Pairing, Scale};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, escaped};
@@ -47,6 +48,8 @@ pub struct Config {
     /// Sizes of recurrent layers, and the blocks of each layer.
     pub recurrent: Option<RecurrentConfig>,
     pub kinds: Vec<LayerKind>,
+    /// Residual streams, where there are several.
+    pub streams: Option<StreamConfig>,
     pub head_norm: HeadNorm,
     pub latent: Option<LatentConfig>,
     /// Queries, keys and values come from one matrix; so do gate and up.
@@ -120,7 +123,7 @@ impl Config {
         let recurrent = recurrent::read(gguf, architecture, width)?;
         // Where layers have different blocks, those without one state a size of 0 for it, and the others are alike.
         let of_layers = |suffix: &str| -> Result<Option<u32>> {
-            if architecture.recurrent.is_none() || !meta.is_array(&key(suffix)) {
+            if architecture.recurrent.is_none() && !architecture.streams || !meta.is_array(&key(suffix)) {
                 return Ok(meta.u32(&key(suffix))?);
             }
             let stated = meta.u32s(&key(suffix))?.unwrap_or_default();
@@ -265,6 +268,10 @@ impl Config {
             }
             stated => stated,
         };
+        let attention_scale = match meta.f32(&key("attention.scale"))? {
+            None if architecture.streams => 1.0,
+            _ => attention_scale,
+        };
         let logit_scale = match (factor("logit_scale")?, architecture.logit_scale) {
             (scale, Scale::Times) => scale,
             (scale, Scale::Divides) => 1.0 / scale,
@@ -317,7 +324,11 @@ impl Config {
             window,
             attention_scale,
             attention_cap: cap("attn_logit_softcapping")?,
-            final_cap: cap("final_logit_softcapping")?,
+            // The first files of models with streams do not state theirs.
+            final_cap: match meta.f32(&key("final_logit_softcapping"))? {
+                None if architecture.streams => 30.0,
+                _ => cap("final_logit_softcapping")?,
+            },
             embedding_scale: root * factor("embedding_scale")?,
             residual_scale: factor("residual_scale")?,
             logit_scale,
@@ -325,6 +336,7 @@ impl Config {
             experts: experts::read(gguf, architecture, ffn)?,
             recurrent,
             kinds,
+            streams: streams::read(gguf, architecture, layers)?,
             head_norm: match architecture.head_norm {
                 _ if architecture.head_norm_optional && !any("attn_q_norm.weight") => HeadNorm::None,
                 stated => stated,
@@ -352,7 +364,10 @@ impl Config {
 
     /// The mixture of a layer; `None` for a dense one.
     pub fn experts_of(&self, layer: u32) -> Option<&ExpertConfig> {
-        self.experts.as_ref().filter(|experts| layer >= experts.leading_dense)
+        let has = |experts: &&ExpertConfig| {
+            layer >= experts.leading_dense && (layer + 1).is_multiple_of(experts.every)
+        };
+        self.experts.as_ref().filter(has)
     }
 
     /// Elements of the queries, keys and values of a row.

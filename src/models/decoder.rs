@@ -6,7 +6,9 @@ use super::{Config, HeadNorm, Layer, Parts};
 use crate::blocks::{self, AttentionInputs, Onto, RecurrentInputs, Source};
 use crate::cache::{KvPool, StatePool};
 use crate::error::Result;
-use crate::ops::{self, AttentionShape, AttentionTile, Forms, LinearArgs, Norm, Path, Recorder, Rows};
+use crate::ops::{
+    self, AttentionShape, AttentionTile, Forms, LinearArgs, Norm, Path, Recorder, Rows, Stored,
+};
 use crate::tensor::Tensor;
 
 /// What a step reads besides weights.
@@ -65,13 +67,28 @@ pub fn record(
         Some(Source::Latent(latent)) => Some(ops::route_heads(r, config.heads, &latent.k_b)?),
         _ => None,
     };
-    let x = ops::embed(r, &parts.embedding, step.rows, config.embedding_scale)?;
-    let (mut attentions, mut recurrences) = (0, 0);
+    let several = match &parts.streams {
+        Some(w) => Some((w, w.begin(r, &parts.embedding, step.rows, config.embedding_scale)?)),
+        None => None,
+    };
+    let x = match &several {
+        Some((w, (streams, _))) => streams.one(w.active),
+        None => ops::embed(r, &parts.embedding, step.rows, config.embedding_scale)?,
+    };
+    let cached = config.attention_layers();
+    let mut recurrences = 0;
     for (index, layer) in parts.layers.iter().enumerate() {
         let number = index as u32;
         r.scope(format!("blk.{number}"));
         let sight = near.as_ref().filter(|_| config.has_window(number)).or(all.as_ref());
-        let cache = layer.attention.as_ref().map(|_| kv.layer(attentions));
+        let source = config.cached_in(number);
+        let place = cached.iter().position(|layer| *layer == source).filter(|_| layer.attention.is_some());
+        let cache = place.map(|place| kv.layer(place as u32));
+        let stored = match (source == number, kv.layout().v_in_k) {
+            (false, _) => Stored::Nothing,
+            (true, true) => Stored::Keys,
+            (true, false) => Stored::KeysAndValues,
+        };
         let inputs = sight.zip(cache.as_ref()).map(|(sight, (keys, values))| AttentionInputs {
             shape: &sight.shape,
             eps: config.norm_eps,
@@ -83,24 +100,42 @@ pub fn record(
             block_table: &sight.block_table,
             tiles: &sight.tiles,
             cache: (keys, values),
+            stored,
             heads: routing.as_ref(),
         });
         let state = layer.recurrent.as_ref().map(|_| states.layer(recurrences));
         let (layout, eps) = (states.layout(), config.norm_eps);
         let recurrent = state.as_ref().map(|state| RecurrentInputs { layout, eps, rows: step.rows, state });
-        record_layer(r, config, layer, &x, (inputs.as_ref(), recurrent.as_ref()))?;
-        attentions += u32::from(layer.attention.is_some());
+        match (&several, &layer.streams) {
+            (Some((_, (streams, own))), Some(w)) => {
+                let x = w.predict(r, streams)?;
+                record_layer(r, config, layer, &x, (inputs.as_ref(), recurrent.as_ref()))?;
+                w.correct(r, streams, &x, (own, number))?;
+            }
+            _ => record_layer(r, config, layer, &x, (inputs.as_ref(), recurrent.as_ref()))?,
+        }
         recurrences += u32::from(layer.recurrent.is_some());
     }
     r.scope("");
-    let (x, count) = match outputs {
-        Outputs::None => return Ok(None),
-        Outputs::All => (x, r.rows),
+    let chosen = |r: &mut Recorder<'_>, x: View| match outputs {
+        Outputs::None | Outputs::All => Ok((x, r.rows)),
         Outputs::Last => {
             let bytes = u64::from(config.width) * 4;
-            (x.part(u64::from(r.rows - 1) * bytes, bytes), 1)
+            Ok((x.part(u64::from(r.rows - 1) * bytes, bytes), 1))
         }
-        Outputs::Chosen(count) => (ops::gather(r, &x, config.width, step.outputs, count)?, count),
+        Outputs::Chosen(count) => Ok((ops::gather(r, &x, config.width, step.outputs, count)?, count)),
+    };
+    if outputs == Outputs::None {
+        return Ok(None);
+    }
+    let (x, count) = match &several {
+        None => chosen(r, x)?,
+        Some((w, (streams, _))) => {
+            let rows = (0..w.count).map(|index| chosen(r, streams.one(index))).collect::<Result<Vec<_>>>()?;
+            let count = rows.first().map_or(0, |(_, count)| *count);
+            let views: Vec<View> = rows.into_iter().map(|(view, _)| view).collect();
+            (w.merge(r, &views, (count, config.width))?, count)
+        }
     };
     let whole = (&parts.output, parts.output_bias.as_ref());
     let (matrix, bias) = step.head.as_ref().map_or(whole, |head| (head.matrix, head.bias));
@@ -187,6 +222,7 @@ fn record_layer(
         let mut forms = if parallel { ffn_forms } else { Forms::default() };
         forms = forms.and(attention.map_or(Forms::default(), |(w, _)| w.forms(r)));
         forms = forms.and(recurrent.map_or(Forms::default(), |(w, _)| w.forms(r)));
+        forms = forms.and(layer.streams.as_ref().map_or(Forms::default(), |w| w.forms(r)));
         let h = read(r, "attn_norm", x, width, layer.attn_norm.as_ref(), forms)?;
         if let Some((w, inputs)) = attention {
             let after_attention = onto(layer.attn_post_norm.as_ref(), "attn_post_norm");
@@ -194,6 +230,9 @@ fn record_layer(
         }
         if let Some((w, inputs)) = recurrent {
             blocks::recurrent(r, &h, w, inputs, &onto(None, ""))?;
+        }
+        if let Some(w) = &layer.streams {
+            w.add_laurel(r, &h, x)?;
         }
         shared = Some(h).filter(|_| parallel);
     }

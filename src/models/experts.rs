@@ -18,6 +18,8 @@ pub struct ExpertConfig {
     pub shared_ffn: u32,
     /// Layers before the first with experts.
     pub leading_dense: u32,
+    /// Behind those, every so many layers have experts.
+    pub every: u32,
 }
 
 /// Reads them; `None` for a model without experts.
@@ -67,6 +69,7 @@ pub(super) fn read(gguf: &Gguf, architecture: &Architecture, ffn: u32) -> Result
     let shared = gguf.tensors().iter().find(|info| info.name.ends_with(".ffn_up_shexp.weight"));
     let shared_ffn = shared.and_then(|info| info.dims.get(1).copied()).unwrap_or(0);
     let leading_dense = meta.u32(&key("leading_dense_block_count"))?.unwrap_or(0);
+    let every = meta.u32(&key("interleave_moe_layer_step"))?.filter(|every| *every > 0).unwrap_or(1);
     let scale = meta.f32(&key("expert_weights_scale"))?.filter(|scale| *scale != 0.0).unwrap_or(1.0);
     let normalise = meta.bool(&key("expert_weights_norm"))?.unwrap_or(normalise);
     let router = Router { experts, used, gating, groups, normalise, scale };
@@ -74,5 +77,5 @@ pub(super) fn read(gguf: &Gguf, architecture: &Architecture, ffn: u32) -> Result
         .ok()
         .filter(|ffn| *ffn <= 1 << 20)
         .ok_or_else(|| refuse("expert_shared_feed_forward_length", &shared_ffn, "up to 1048576".into()))?;
-    Ok(Some(ExpertConfig { router, ffn, shared_ffn, leading_dense }))
+    Ok(Some(ExpertConfig { router, ffn, shared_ffn, leading_dense, every }))
 }

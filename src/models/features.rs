@@ -37,6 +37,13 @@ impl Config {
         add(self.query_scale.is_some(), "queries scaled by position");
         add(a.gated_attention, "gated attention");
         add(a.activation == Activation::Relu2, "squared ReLU");
+        if let Some(streams) = &self.streams {
+            all.push(format!("{} residual streams (AltUp), LAuReL, per-layer embeddings", streams.count));
+            let sparse = streams.sparsity.iter().filter(|deviations| **deviations > 0.0).count();
+            all.push(format!("sparse activations in {sparse} of {} layers", self.layers));
+            let shared = (0..self.layers).filter(|layer| self.cached_in(*layer) != *layer).count();
+            all.push(format!("keys and values shared by {shared} of {} layers", self.layers));
+        }
         if let Some(recurrent) = &self.recurrent {
             let name = match recurrent.kind {
                 RecurrentKind::GatedDelta => "gated delta networks",

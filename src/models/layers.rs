@@ -1,9 +1,9 @@
 //! The tensors of a decoder: which it needs, their shapes, and the weights of each layer.
 
-use super::{Config, ExpertConfig, HeadNorm, LatentConfig, RecurrentConfig, RecurrentKind};
+use super::{Config, ExpertConfig, HeadNorm, LatentConfig, RecurrentConfig, RecurrentKind, streams};
 use crate::blocks::{
     Attention, DeltaNet, Dense, Experts, FeedForward, Gate, Latent, Mamba, Projection, Rates, Recurrent,
-    ShortConv, Source,
+    ShortConv, Source, StreamLayer, StreamWeights,
 };
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, TensorInfo};
@@ -23,6 +23,8 @@ pub struct Layer {
     pub ffn_norm: Option<Norm>,
     pub ffn: Option<FeedForward>,
     pub ffn_post_norm: Option<Norm>,
+    /// What a layer of several residual streams has besides.
+    pub streams: Option<Box<StreamLayer>>,
 }
 
 /// The weights of a model in the shape its layers use them.
@@ -34,6 +36,7 @@ pub struct Parts {
     /// The embedding again where the file has no output matrix.
     pub output: Tensor,
     pub output_bias: Option<Tensor>,
+    pub streams: Option<StreamWeights>,
 }
 
 /// Optional tensors may be absent; a required one that is absent is an error.
@@ -78,7 +81,14 @@ pub fn expected(config: &Config) -> Vec<Expected> {
     for name in ["rope_freqs", "rope_factors_long", "rope_factors_short"] {
         add(format!("{name}.weight"), config.rot / 2, 1, Optional);
     }
+    if let Some(sizes) = &config.streams {
+        streams::expected(config, sizes, &mut all);
+    }
     for layer in 0..config.layers {
+        let all = &mut all;
+        let mut stack = |name: String, k: u32, n: u32, count: u32, presence| {
+            all.push(Expected { name, k: k.into(), n: n.into(), count: count.into(), presence });
+        };
         let mut stack =
             |name: &str, k, n, count, presence| stack(format!("blk.{layer}.{name}"), k, n, count, presence);
         let kind = config.kind(layer);
@@ -98,7 +108,10 @@ pub fn expected(config: &Config) -> Vec<Expected> {
             add("attn_norm.bias", width, 1, Optional);
         }
         if kind.attention && config.latent.is_none() {
-            attention(config, &mut add);
+            attention(config, config.cached_in(layer) == layer, &mut add);
+        }
+        if let Some(sizes) = &config.streams {
+            streams::layer(config, sizes, &mut add);
         }
         if let Some(sizes) = config.recurrent.filter(|_| kind.recurrent) {
             recurrent(config, &sizes, &mut add);
@@ -118,11 +131,15 @@ pub fn expected(config: &Config) -> Vec<Expected> {
 
 type Add<'a> = dyn FnMut(&str, u32, u32, Presence) + 'a;
 
-fn attention(config: &Config, add: &mut Add<'_>) {
+/// A layer that does not cache reads keys and values of another one, and has queries alone.
+fn attention(config: &Config, caches: bool, add: &mut Add<'_>) {
     use Presence::{Optional, Required};
     let (q, k, v) = config.projected();
-    let projections: &[(&str, u32)] =
-        if config.fused_qkv { &[("qkv", q + k + v)] } else { &[("q", q), ("k", k), ("v", v)] };
+    let projections: &[(&str, u32)] = match (config.fused_qkv, caches) {
+        (true, _) => &[("qkv", q + k + v)],
+        (false, true) => &[("q", q), ("k", k), ("v", v)],
+        (false, false) => &[("q", q)],
+    };
     for (name, n) in projections {
         let gates = if config.architecture.gated_attention && *name == "q" { q } else { 0 };
         add(&format!("attn_{name}.weight"), config.width, n + gates, Required);
@@ -132,7 +149,9 @@ fn attention(config: &Config, add: &mut Add<'_>) {
         HeadNorm::None => {}
         HeadNorm::Before | HeadNorm::After => {
             add("attn_q_norm.weight", config.head, 1, Required);
-            add("attn_k_norm.weight", config.head, 1, Required);
+            if caches {
+                add("attn_k_norm.weight", config.head, 1, Required);
+            }
         }
         HeadNorm::Whole => {
             add("attn_q_norm.weight", q, 1, Required);
@@ -234,7 +253,7 @@ fn feed_forward(config: &Config, add: &mut Add<'_>) {
     add("ffn_down.bias", width, 1, Optional);
 }
 
-/// The tensors to load, each checked against the shape the hyper-parameters imply. A tensor the decoder does not
+/// The tensors to load in the order in which they are placed, each checked against the shape the hyper-parameters imply. A tensor the decoder does not
 /// know is warned of and left in the file.
 ///
 /// Errors: a missing tensor, a wrong shape, a vector that is not f32; all before any memory is taken.
@@ -262,22 +281,50 @@ pub fn required_tensors<'a>(gguf: &'a Gguf, config: &Config) -> Result<Vec<&'a T
         }
         wanted.push(info);
     }
-    let known: std::collections::HashSet<&str> = wanted.iter().map(|info| info.name.as_str()).collect();
-    let predicts = |name: &str| {
-        let block = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next());
-        block.and_then(|number| number.parse::<u32>().ok()).is_some_and(|number| number >= config.layers)
-    };
-    let strangers = gguf.tensors().iter().filter(|info| !known.contains(info.name.as_str()));
-    for stranger in strangers.filter(|info| !predicts(&info.name)) {
-        let name: String = stranger.name.chars().flat_map(char::escape_default).collect();
+    for stranger in strangers(gguf, config) {
+        let name = crate::gguf::escaped(stranger.name.as_bytes());
         tracing::warn!(tensor = name, "this version does not use the tensor; the output may be wrong");
     }
-    wanted.sort_by_key(|info| info.offset);
+    sort(&mut wanted);
     Ok(wanted)
 }
 
+/// The tensors of a file that the decoder does not know, but for those of blocks that predict further tokens, and keys and
+/// values of layers that read another one's.
+pub fn strangers<'a>(gguf: &'a Gguf, config: &Config) -> Vec<&'a TensorInfo> {
+    let known: std::collections::HashSet<String> = expected(config).into_iter().map(|e| e.name).collect();
+    let left_out = |name: &str| {
+        let mut words = name.strip_prefix("blk.").unwrap_or_default().split('.');
+        let block = words.next().and_then(|number| number.parse::<u32>().ok());
+        let keys = matches!(words.next(), Some("attn_k" | "attn_v" | "attn_k_norm"));
+        block.is_some_and(|block| block >= config.layers || keys && config.cached_in(block) != block)
+    };
+    let unknown = |info: &&TensorInfo| !known.contains(info.name.as_str()) && !left_out(&info.name);
+    gguf.tensors().iter().filter(unknown).collect()
+}
+
+/// Matrices that multiply the same rows: where they adjoin in memory, one dispatch multiplies them.
+const TOGETHER: [&[&str]; 3] =
+    [&["attn_q", "attn_k", "attn_v"], &["ffn_gate", "ffn_up"], &["ffn_gate_shexp", "ffn_up_shexp"]];
+
+/// The order in which tensors are placed: that of the file, but for those that belong behind another.
+fn sort(wanted: &mut [&TensorInfo]) {
+    let places: std::collections::HashMap<&str, u64> =
+        wanted.iter().map(|info| (info.name.as_str(), info.offset)).collect();
+    wanted.sort_by_cached_key(|info| {
+        let mut words = info.name.rsplitn(3, '.');
+        let (end, stem, scope) = (words.next(), words.next(), words.next());
+        let group = TOGETHER.iter().find_map(|group| {
+            let rank = group.iter().position(|name| Some(*name) == stem)?;
+            let first = format!("{}.{}.{}", scope?, group[0], end?);
+            Some((*places.get(first.as_str())?, rank))
+        });
+        group.unwrap_or((info.offset, 0))
+    });
+}
+
 /// Finds tensors of one layer, or of none, by name.
-struct Finder<'a> {
+pub(super) struct Finder<'a> {
     config: &'a Config,
     prefix: String,
     get: &'a dyn Fn(&str) -> Option<Tensor>,
@@ -288,7 +335,7 @@ impl Finder<'_> {
         (self.get)(&format!("{}{name}", self.prefix))
     }
 
-    fn required(&self, name: &str) -> Result<Tensor> {
+    pub(super) fn required(&self, name: &str) -> Result<Tensor> {
         self.optional(name).ok_or_else(|| Error::NoKernel {
             op: format!("{}{name}", self.prefix),
             reasons: "the tensor was not loaded".to_owned(),
@@ -296,7 +343,7 @@ impl Finder<'_> {
     }
 
     /// A tensor that kernels read as floats.
-    fn plain(&self, name: &str) -> Result<Tensor> {
+    pub(super) fn plain(&self, name: &str) -> Result<Tensor> {
         let tensor = self.required(name)?;
         if tensor.format.name == "f32" {
             return Ok(tensor);
@@ -305,7 +352,7 @@ impl Finder<'_> {
         Err(Error::NoKernel { op: tensor.name, reasons })
     }
 
-    fn norm(&self, name: &str) -> Result<Norm> {
+    pub(super) fn norm(&self, name: &str) -> Result<Norm> {
         let weight = format!("{name}.weight");
         let bare = self.config.architecture.bare_ffn_norm && name == self.config.architecture.ffn_norm;
         Ok(Norm {
@@ -316,7 +363,7 @@ impl Finder<'_> {
         })
     }
 
-    fn projection(&self, name: &str) -> Result<Projection> {
+    pub(super) fn projection(&self, name: &str) -> Result<Projection> {
         let weight = self.required(&format!("{name}.weight"))?;
         Ok(Projection { weight, bias: self.optional(&format!("{name}.bias")) })
     }
@@ -342,28 +389,36 @@ impl Finder<'_> {
             whole_norms: None,
             sinks: None,
             gated: false,
+            value_norm: false,
             output: self.projection("attn_output")?,
         })
     }
 
-    fn attention(&self) -> Result<Attention> {
+    fn attention(&self, caches: bool) -> Result<Attention> {
         if let Some(sizes) = self.config.latent {
             return self.latent(sizes);
         }
         let names: &[&str] =
             if self.config.fused_qkv { &["attn_qkv"] } else { &["attn_q", "attn_k", "attn_v"] };
+        let names = if caches { names } else { &names[..1] };
         let norms = |wanted: bool| -> Result<Option<(Tensor, Tensor)>> {
             if !wanted {
                 return Ok(None);
             }
-            Ok(Some((self.required("attn_q_norm.weight")?, self.required("attn_k_norm.weight")?)))
+            let queries = self.required("attn_q_norm.weight")?;
+            let keys = if caches { self.required("attn_k_norm.weight")? } else { queries.clone() };
+            Ok(Some((queries, keys)))
         };
+        let projections = names.iter().map(|name| self.projection(name)).collect::<Result<Vec<_>>>()?;
+        // Queries with gates between them are taken apart from whole rows.
+        let gated = self.config.architecture.gated_attention;
         Ok(Attention {
-            source: Source::Heads(names.iter().map(|name| self.projection(name)).collect::<Result<_>>()?),
+            source: Source::Heads(if gated { projections } else { Projection::joined(projections) }),
             head_norms: norms(self.config.norms_heads())?,
             whole_norms: norms(self.config.head_norm == HeadNorm::Whole)?,
             sinks: self.optional("attn_sinks.weight"),
-            gated: self.config.architecture.gated_attention,
+            gated,
+            value_norm: self.config.architecture.streams,
             output: self.projection("attn_output")?,
         })
     }
@@ -419,11 +474,12 @@ impl Finder<'_> {
     fn experts(&self, config: &ExpertConfig) -> Result<Experts> {
         let activation = self.config.architecture.activation;
         let shared = || -> Result<(Dense, Option<Projection>)> {
-            let gate = Gate::Apart(self.projection("ffn_gate_shexp")?);
-            let (up, down) = (self.projection("ffn_up_shexp")?, self.projection("ffn_down_shexp")?);
+            let [gate, up, down] = ["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"];
+            let (gate, up) = (self.projection(gate)?, self.projection(up)?);
+            let dense = Dense::gated(gate, up, self.projection(down)?, activation);
             let share =
                 self.optional("ffn_gate_inp_shexp.weight").map(|weight| Projection { weight, bias: None });
-            Ok((Dense { gate, up, down, activation }, share))
+            Ok((dense, share))
         };
         Ok(Experts {
             router: config.router,
@@ -441,16 +497,16 @@ impl Finder<'_> {
         if let Some(experts) = self.config.experts_of(layer) {
             return Ok(FeedForward::Experts(Box::new(self.experts(experts)?)));
         }
-        let gate = match (self.config.architecture.gated, self.config.fused_gate) {
-            (false, _) => Gate::None,
-            (true, true) => Gate::Fused,
-            (true, false) => Gate::Apart(self.projection("ffn_gate")?),
-        };
-        Ok(FeedForward::Dense(Box::new(Dense {
-            gate,
-            up: self.projection("ffn_up")?,
-            down: self.projection("ffn_down")?,
-            activation: self.config.architecture.activation,
+        let (up, down) = (self.projection("ffn_up")?, self.projection("ffn_down")?);
+        let activation = self.config.architecture.activation;
+        let sparsity = self.config.streams.as_ref().and_then(|streams| streams.sparsity.get(layer as usize));
+        let sparsity = sparsity.copied().unwrap_or(0.0);
+        Ok(FeedForward::Dense(Box::new(match (self.config.architecture.gated, self.config.fused_gate) {
+            (false, _) => Dense { gate: Gate::None, up, down, activation, sparsity },
+            (true, true) => Dense { gate: Gate::Fused, up, down, activation, sparsity },
+            (true, false) => {
+                Dense { sparsity, ..Dense::gated(self.projection("ffn_gate")?, up, down, activation) }
+            }
         })))
     }
 
@@ -461,12 +517,16 @@ impl Finder<'_> {
         let recurrent = self.config.recurrent.filter(|_| kind.recurrent);
         Ok(Layer {
             attn_norm: norm(a.pre_norm && (kind.attention || kind.recurrent), "attn_norm")?,
-            attention: kind.attention.then(|| self.attention()).transpose()?,
+            attention: kind
+                .attention
+                .then(|| self.attention(self.config.cached_in(layer) == layer))
+                .transpose()?,
             recurrent: recurrent.map(|sizes| self.recurrent(&sizes)).transpose()?,
             attn_post_norm: norm(a.post_norm, "post_attention_norm")?,
             ffn_norm: norm(a.pre_norm && !a.parallel && kind.ffn, a.ffn_norm)?,
             ffn: kind.ffn.then(|| self.feed_forward(layer)).transpose()?,
             ffn_post_norm: norm(a.post_norm, "post_ffw_norm")?,
+            streams: a.streams.then(|| self.stream_layer().map(Box::new)).transpose()?,
         })
     }
 }
@@ -482,8 +542,14 @@ impl Parts {
         let top = finder(String::new());
         let embedding = top.required("token_embd.weight")?;
         let output = top.optional("output.weight").unwrap_or_else(|| embedding.clone());
-        let output_norm = top.norm(config.architecture.output_norm)?;
-        Ok(Parts { embedding, layers, output_norm, output, output_bias: top.optional("output.bias") })
+        let mut output_norm = top.norm(config.architecture.output_norm)?;
+        let streams = config.streams.as_ref().map(|sizes| top.streams(sizes)).transpose()?;
+        if let Some(streams) = &streams {
+            // It reads the streams' mean, which comes to it as their sum.
+            output_norm.eps *= (streams.count * streams.count) as f32;
+        }
+        let output_bias = top.optional("output.bias");
+        Ok(Parts { embedding, layers, output_norm, output, output_bias, streams })
     }
 
     /// Bytes of the matrices that one decoded token reads (the embedding counts only as output matrix).
@@ -492,7 +558,9 @@ impl Parts {
             layer.attention.as_ref().map_or(0, Attention::bytes)
                 + layer.recurrent.as_ref().map_or(0, Recurrent::bytes)
                 + layer.ffn.as_ref().map_or(0, FeedForward::bytes)
+                + layer.streams.as_ref().map_or(0, |streams| streams.bytes())
         };
-        self.layers.iter().map(bytes).sum::<u64>() + self.output.view.len
+        let streams = self.streams.as_ref().map_or(0, StreamWeights::bytes);
+        self.layers.iter().map(bytes).sum::<u64>() + self.output.view.len + streams
     }
 }

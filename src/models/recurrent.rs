@@ -190,9 +190,10 @@ impl Config {
         self.kinds.get(layer as usize).copied().unwrap_or(LayerKind::PLAIN)
     }
 
-    /// The layers with attention, in order.
+    /// The layers that have keys and values of their own, in order.
     pub fn attention_layers(&self) -> Vec<u32> {
-        (0..self.layers).filter(|&layer| self.kind(layer).attention).collect()
+        let caches = |layer: &u32| self.kind(*layer).attention && self.cached_in(*layer) == *layer;
+        (0..self.layers).filter(caches).collect()
     }
 
     /// The shape of the states of a session, of layers that may be more than this configuration's.

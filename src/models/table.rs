@@ -89,6 +89,8 @@ pub struct Architecture {
     pub recurrent: Option<RecurrentKind>,
     /// The output of attention is multiplied by gates that come with the queries.
     pub gated_attention: bool,
+    /// Several residual streams with what belongs to them; values are normalised and scores not scaled (Gemma 3n).
+    pub streams: bool,
     /// Of a model with so many layers, queries are scaled by width / heads instead of the size of a head.
     pub wide_queries: Option<u32>,
 }
@@ -125,6 +127,7 @@ const PLAIN: Architecture = Architecture {
     head_norm_optional: false,
     recurrent: None,
     gated_attention: false,
+    streams: false,
     wide_queries: None,
 };
 const HALVES: Architecture = Architecture { pairing: Pairing::Halves, ..PLAIN };
@@ -201,6 +204,7 @@ pub static ARCHITECTURES: &[Architecture] = &[
     },
     Architecture { name: "smollm3", no_rope_every: 4, ..PLAIN },
     Architecture { name: "ernie4_5", ..PLAIN },
+    Architecture { name: "ernie4_5-moe", experts: NORMALISED, ..PLAIN },
     Architecture { name: "gemma", ..GEMMA },
     Architecture { name: "gemma2", post_norm: true, global_every: 2, wide_queries: Some(46), ..GEMMA },
     Architecture {
@@ -211,6 +215,16 @@ pub static ARCHITECTURES: &[Architecture] = &[
         window_unscaled: true,
         head_norm: HeadNorm::Before,
         wide_queries: Some(62),
+        ..GEMMA
+    },
+    Architecture {
+        name: "gemma3n",
+        post_norm: true,
+        global_every: 5,
+        window_base: Some(10_000.0),
+        window_unscaled: true,
+        head_norm: HeadNorm::Before,
+        streams: true,
         ..GEMMA
     },
     Architecture {

@@ -60,6 +60,19 @@ pub struct HeadsArgs<'a> {
     pub rows: &'a View,
     pub block_table: &'a View,
     pub cache: (&'a View, &'a View),
+    pub stored: Stored,
+    /// Epsilon of a norm of values without weights.
+    pub value_norm: Option<f32>,
+}
+
+/// What of a row goes to the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// Nothing: the layer reads what another one stored.
+    Nothing,
+    /// Keys, whose ends are the values.
+    Keys,
+    KeysAndValues,
 }
 
 /// Norms of each head of queries and keys.
@@ -85,7 +98,8 @@ pub fn heads(r: &mut Recorder<'_>, shape: &AttentionShape, a: &HeadsArgs<'_>) ->
         k_stride,
         v_stride,
         row_count: r.rows,
-        eps: a.norms.map_or(0.0, |norms| norms.eps),
+        eps: a.norms.map(|norms| norms.eps).or(a.value_norm).unwrap_or(0.0),
+        stored: a.stored as u32,
         ..Default::default()
     };
     let args = ops::heads::Args {
@@ -98,8 +112,8 @@ pub fn heads(r: &mut Recorder<'_>, shape: &AttentionShape, a: &HeadsArgs<'_>) ->
         q_scale: a.query_scale.unwrap_or(k).clone(),
         rows: a.rows.clone(),
         block_table: a.block_table.clone(),
-        k_cache: a.cache.0.clone(),
-        v_cache: a.cache.1.clone(),
+        k_cache: if a.stored == Stored::Nothing { r.unused() } else { a.cache.0.clone() },
+        v_cache: if a.stored == Stored::KeysAndValues { a.cache.1.clone() } else { r.unused() },
     };
     let lanes = r.caps.subgroup;
     let specs = [
@@ -113,6 +127,7 @@ pub fn heads(r: &mut Recorder<'_>, shape: &AttentionShape, a: &HeadsArgs<'_>) ->
         ("QSCALE", u32::from(a.query_scale.is_some())),
         ("K_TYPE", layout.k_type.code()),
         ("V_TYPE", layout.v_type.code()),
+        ("V_NORM", u32::from(a.value_norm.is_some())),
     ];
     r.simple(
         "attn_heads",
@@ -122,7 +137,7 @@ pub fn heads(r: &mut Recorder<'_>, shape: &AttentionShape, a: &HeadsArgs<'_>) ->
             specs: &specs,
             views: args.views(),
             push,
-            grid: Grid::Fixed([shape.heads + 2 * layout.kv_heads, r.rows, 1]),
+            grid: Grid::Fixed([shape.heads + a.stored as u32 * layout.kv_heads, r.rows, 1]),
         },
     )
 }
@@ -272,6 +287,7 @@ fn scores(
         ("V_TYPE", layout.v_type.code()),
         ("CAP", u32::from(shape.cap != 0.0)),
         ("D_SPLIT", lanes_per_key(layout, lanes)),
+        ("V_IN_K", u32::from(layout.v_in_k)),
     ];
     let specs = specs.into_iter().chain(tile.kernel.spec.iter().copied()).collect();
     let grid = Grid::Indirect(tile.grid.clone());
@@ -332,7 +348,17 @@ mod tests {
             (576, 512, 8),
         ] {
             let (k_type, v_type) = (KvType::F16, KvType::Q4_0);
-            let layout = KvLayout { layers: 1, near: 0, ring: 0, kv_heads: 1, head, head_v, k_type, v_type };
+            let layout = KvLayout {
+                layers: 1,
+                near: 0,
+                ring: 0,
+                kv_heads: 1,
+                head,
+                head_v,
+                v_in_k: false,
+                k_type,
+                v_type,
+            };
             assert_eq!(lanes_per_key(&layout, 64), lanes, "{head} {head_v}");
             assert_eq!(lanes_per_key(&layout, 4), lanes.min(4), "{head} {head_v}");
         }

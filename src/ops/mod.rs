@@ -6,17 +6,21 @@ mod linear;
 mod recurrent;
 mod rows;
 mod sample;
+mod streams;
 mod verify;
 
-pub use attention::{AttentionShape, AttentionTile, HeadNorms, HeadsArgs, attention, attention_tiles, heads};
+pub use attention::{
+    AttentionShape, AttentionTile, HeadNorms, HeadsArgs, Stored, attention, attention_tiles, heads,
+};
 pub use experts::{Gating, Router, Routing, SharedExpert, experts_sum, route, route_heads};
 pub use linear::{LinearArgs, Stack, linear, linear_experts, linear_heads, takes_int8};
 pub use recurrent::{ConvArgs, RecurrenceArgs, Rule, conv, recurrence};
 pub use rows::{
-    Activation, Norm, embed, forms_of_rows, gate_by, gather, glu, join, norm, norm_add, norm_groups,
-    soft_cap, spread,
+    Activation, Norm, embed, embed_into, forms_of, forms_of_rows, gate_by, gather, glu, join, norm, norm_add,
+    norm_groups, norm_onto, soft_cap, spread,
 };
 pub use sample::{Choice, Draw, HISTORY_RING, MOST_BIASES, Purpose, SampleViews, note_history, sample};
+pub use streams::{Streams, add, altup_correct, altup_predict, rescale, sparsify};
 pub use verify::{AcceptViews, Gate, RECORD, accept, gate, verify_rows};
 
 use std::cell::OnceCell;

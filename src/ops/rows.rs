@@ -13,6 +13,19 @@ const LANES: u32 = 64;
 /// `y[r] = scale · table[token of row r]`: [rows, k] f32. A table beyond the binding limit is looked up window by window.
 pub fn embed(r: &mut Recorder<'_>, table: &Tensor, rows: &View, scale: f32) -> Result<View> {
     let y = r.floats("embd", r.rows, table.k);
+    embed_into(r, "token_embd", table, rows, scale, &y)?;
+    Ok(y)
+}
+
+/// As [`embed`], where the result goes.
+pub fn embed_into(
+    r: &mut Recorder<'_>,
+    label: &str,
+    table: &Tensor,
+    rows: &View,
+    scale: f32,
+    y: &View,
+) -> Result<()> {
     let row_bytes = table.row_bytes();
     for window in super::linear::windows(table, r.caps.max_binding) {
         let push = ops::embed::Push {
@@ -28,7 +41,7 @@ pub fn embed(r: &mut Recorder<'_>, table: &Tensor, rows: &View, scale: f32) -> R
         // One lane decodes a unit of 8 to 256 elements; lanes beyond the row return at once.
         let groups = table.k.div_ceil(8).div_ceil(LANES);
         r.simple(
-            "token_embd",
+            label,
             Simple {
                 candidates: ops::embed::CANDIDATES,
                 axes: &[("FORMAT", table.format.name)],
@@ -39,7 +52,7 @@ pub fn embed(r: &mut Recorder<'_>, table: &Tensor, rows: &View, scale: f32) -> R
             },
         )?;
     }
-    Ok(y)
+    Ok(())
 }
 
 /// Weights and kind of a norm.
@@ -88,6 +101,21 @@ pub fn norm_add(r: &mut Recorder<'_>, label: &str, y: &View, w: &Norm, x: &View)
     let out = Rows::new(w.weight.k, Some(x.clone()), None);
     let forms = Forms { float: true, int8: false };
     norm_into(r, label, (y, w.weight.k), r.rows, w, Aside::Residual(x), &out, forms)
+}
+
+/// `norm(y) + x`, both [count, k], in rows of its own.
+pub fn norm_onto(
+    r: &mut Recorder<'_>,
+    label: &str,
+    (y, count): (&View, u32),
+    w: &Norm,
+    x: &View,
+) -> Result<View> {
+    let forms = Forms { float: true, int8: false };
+    let view = r.floats(label, count, w.weight.k);
+    let out = Rows::new(w.weight.k, Some(view.clone()), None);
+    norm_into(r, label, (y, w.weight.k), count, w, Aside::Residual(x), &out, forms)?;
+    Ok(view)
 }
 
 /// What a norm is combined with.
@@ -155,13 +183,24 @@ fn norm_into(
 
 /// The forms of rows that were not normalised: `x` itself, and its int8 blocks.
 pub fn forms_of_rows(r: &mut Recorder<'_>, label: &str, x: &View, k: u32, forms: Forms) -> Result<Rows> {
-    let mut out = r.forms(label, r.rows, k, Forms { float: false, ..forms });
+    forms_of(r, label, x, (r.rows, k), forms)
+}
+
+/// As [`forms_of_rows`], of so many rows.
+pub fn forms_of(
+    r: &mut Recorder<'_>,
+    label: &str,
+    x: &View,
+    (rows, k): (u32, u32),
+    forms: Forms,
+) -> Result<Rows> {
+    let mut out = r.forms(label, rows, k, Forms { float: false, ..forms });
     out.float = forms.float.then(|| x.clone());
     if let Some(y_q8) = &out.int8 {
-        let push = ops::quantize::Push { k, rows: r.rows, ..Default::default() };
+        let push = ops::quantize::Push { k, rows, ..Default::default() };
         let args = ops::quantize::Args { x: x.clone(), y_q8: y_q8.clone() };
         let lanes = r.caps.subgroup;
-        let groups = r.groups_of_blocks(r.rows * (k / 32));
+        let groups = r.groups_of_blocks(rows * (k / 32));
         r.simple(
             label,
             Simple {

@@ -368,7 +368,8 @@ impl Side<'_> {
         self.row = group;
         let q = self.input("q");
         let keys = largest_cell(self, "k_cache", head, "K_TYPE");
-        let values = largest_cell(self, "v_cache", size, "V_TYPE");
+        let cell = if self.spec("V_IN_K") == 1 { head } else { size };
+        let values = largest_cell(self, "v_cache", cell, "V_TYPE");
         for first in (0..self.got.len() / group * group).step_by(group) {
             if self.got[first..first + group] == self.want[first..first + group] {
                 continue;

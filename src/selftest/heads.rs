@@ -83,6 +83,7 @@ pub fn job(bench: &Bench, candidate: &'static Candidate, shape: &Shape, inputs: 
         v_stride: (kv * size) as u32,
         row_count: rows as u32,
         eps: 1e-6,
+        stored: 2,
         ..Default::default()
     };
     let lanes = bench.lanes();

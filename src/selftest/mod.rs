@@ -19,6 +19,7 @@ mod random;
 mod recurrent;
 mod rows;
 mod sampling;
+mod streams;
 mod truncation;
 mod verify;
 mod weights;
@@ -161,6 +162,7 @@ pub fn cases(caps: &Caps) -> Vec<Case> {
     kv::list(&mut list);
     linear::list(&mut list);
     sampling::list(&mut list);
+    streams::list(&mut list);
     truncation::list(&mut list);
     verify::list(&mut list);
     probes::list(&mut list);

@@ -60,6 +60,16 @@ macro_rules! cased {
     };
 }
 
+/// The same with runs of Han apart (Kimi K2's `tokenization_kimi.py`).
+const KIMI: &[Pattern] = &[words(concat!(
+    r"\p{Han}+",
+    r"|[^\r\n\p{L}\p{N}]?[[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]--\p{Han}]*[[\p{Ll}\p{Lm}\p{Lo}\p{M}]--\p{Han}]+",
+    contractions!(),
+    r"?|[^\r\n\p{L}\p{N}]?[[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]--\p{Han}]+[[\p{Ll}\p{Lm}\p{Lo}\p{M}]--\p{Han}]*",
+    contractions!(),
+    r"?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+))];
+
 /// tiktoken's cl100k and its descendants, which differ in how digits are grouped.
 macro_rules! cl100k {
     ($digits:literal) => {
@@ -186,6 +196,7 @@ static PRES: &[Pre] = &[
     whole("youtu", YOUTU, false),
     row("bailingmoe", BAILING), row("bailingmoe2", BAILING), row("llada-moe", BAILING),
     row("seed-coder", SEED_CODER),
+    row("kimi-k2", KIMI),
     row("exaone-moe", EXAONE_MOE),
     row("deepseek-llm", DEEPSEEK_LLM), row("deepseek-coder", DEEPSEEK_CODER),
     row("deepseek-v3", DEEPSEEK_V3), row("step35", DEEPSEEK_V3), row("hunyuan-dense", DEEPSEEK_V3),
@@ -319,6 +330,37 @@ mod tests {
     fn tekken_keeps_capitals_with_the_word_they_begin() {
         assert_eq!(split("tekken", "HelloWorld HTTPServer"), ["Hello", "World", " HTTPServer"]);
         assert_eq!(split("gpt-4o", "It's 12345"), ["It's", " ", "123", "45"]);
+    }
+
+    /// Derived by hand from the patterns; one row of each.
+    #[test]
+    fn every_pattern_cuts_as_it_says() {
+        for (name, text, words) in [
+            ("default", "a 1234!", &["a", " ", "123", "4", "!"][..]),
+            ("starcoder", "ab 12", &["ab", " ", "1", "2"]),
+            ("command-r", "x=12", &["x", "=", "1", "2"]),
+            ("falcon", "x`y 1234", &["x", "`", "y", " ", "123", "4"]),
+            ("llama-bpe", "I'Ll 12345\n x", &["I", "'Ll", " ", "123", "45", "\n", " x"]),
+            ("glm4", "don't  12345", &["don", "'t", " ", " ", "123", "45"]),
+            ("qwen2", "e\u{301}a b!\n", &["e", "\u{301}a", " b", "!\n"]),
+            ("qwen35", "e\u{301}a b!\n", &["e\u{301}a", " b", "!\n"]),
+            ("minicpm5", "a 12345", &["a", " ", "123", "45"]),
+            ("tekken", "aBc 12/\n", &["a", "Bc", " ", "1", "2", "/\n"]),
+            ("gpt-4o", "WeLL'VE 1234/\n", &["We", "LL'VE", " ", "123", "4", "/\n"]),
+            ("youtu", "中文abc 한", &["中文", "abc", " ", "한"]),
+            ("bailingmoe2", "a \n b12", &["a", " \n", " b", "1", "2"]),
+            ("seed-coder", "a!\nb12", &["a", "!", "\n", "b", "1", "2"]),
+            ("kimi-k2", "中文abc It's 1234", &["中文", "abc", " It's", " ", "123", "4"]),
+            ("exaone-moe", "ab cd!1", &["ab cd", "!", "1"]),
+            ("deepseek-llm", "Hello 世界 12", &["Hello", " ", "世界", " ", "12"]),
+            ("deepseek-coder", "ab 12!x", &["ab", " ", "1", "2", "!", "x"]),
+            ("deepseek-v3", "x=foo 1234", &["x", "=foo", " ", "123", "4"]),
+            ("chameleon", "<sentinel:12>a", &["<", "sentinel", ":", "1", "2", ">", "a"]),
+            ("poro-chat", "Hi, you.", &["Hi", ",", " you", "."]),
+            ("viking", "ab 12", &["ab", " ", "1", "2"]),
+        ] {
+            assert_eq!(split(name, text), words, "{name}");
+        }
     }
 
     #[test]

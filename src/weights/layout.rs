@@ -17,7 +17,7 @@ pub(super) struct Placement<'a> {
     pub(super) offset: u64,
 }
 
-/// Packs tensors into buffers of at most `limit` bytes, in file order; none straddles two. Returns the buffers' sizes.
+/// Packs tensors into buffers of at most `limit` bytes, one behind the other; none straddles two. Returns the buffers' sizes.
 pub(super) fn packed<'a>(tensors: &[&'a TensorInfo], limit: u64) -> (Vec<Placement<'a>>, Vec<u64>) {
     let limit = limit.min(BUFFER);
     let mut sizes: Vec<u64> = Vec::new();

@@ -143,7 +143,9 @@ fn import<'a>(
     let Some(align) = caps.import_alignment else {
         return Ok(Err(format!("{} cannot import memory", caps.name)));
     };
-    let (placed, pieces) = match in_place(wanted, align, limit(caps) / align * align) {
+    let mut wanted = wanted.to_vec();
+    wanted.sort_by_key(|info| info.offset);
+    let (placed, pieces) = match in_place(&wanted, align, limit(caps) / align * align) {
         Ok(found) => found,
         Err(reason) => return Ok(Err(reason)),
     };

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{STORIES, on_reference, scratch, vkllm};
+use crate::gguf::tiny::{Tiny, f32s};
 
 fn stories() -> Vec<u8> {
     std::fs::read(STORIES).expect("the model that ships with the program")
@@ -102,6 +103,24 @@ fn an_unknown_architecture() {
     bytes[at..at + 5].copy_from_slice(b"zebra");
     let known = ["zebra", "llama", "mistral3", "qwen2", "qwen3", "smollm3"];
     refused_but_shown(&written("architecture.gguf", &bytes), &known);
+}
+
+/// A file that runs, with a tensor and a vocabulary that this version would not honour.
+#[test]
+fn inspect_says_what_is_not_supported() {
+    let stranger = Tiny::new().tensor("blk.0.mystery.weight", f32s(&[32]));
+    let path = written("stranger.gguf", &stranger.build().finish());
+    let said = vkllm(&["inspect", "-m", path.to_str().expect("UTF-8")]);
+    said.succeeds();
+    assert!(
+        said.out.contains("not supported: tensors that") && said.out.contains("blk.0.mystery.weight"),
+        "{said:?}"
+    );
+    let unknown = Tiny::bpe().text("tokenizer.ggml.pre", "zebra");
+    let path = written("vocabulary.gguf", &unknown.build().finish());
+    let said = vkllm(&["inspect", "-m", path.to_str().expect("UTF-8"), "--json"]);
+    let what = said.json()["plan"]["unsupported"].to_string();
+    assert!(what.contains("zebra") && what.contains("llama-bpe") && what.contains("kimi-k2"), "{what}");
 }
 
 #[test]

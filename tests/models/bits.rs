@@ -1,6 +1,6 @@
 //! Bits of logits: the same for one row and sixteen, for any prefill chunk, and from run to run.
 
-use vkllm::{Activations, Device, SamplerOptions, Session};
+use vkllm::{Activations, Device, Model, ModelOptions, SamplerOptions, Session};
 
 use super::golden::Golden;
 use super::{data, greedy, logits, open, reference};
@@ -83,6 +83,24 @@ fn prefill_does_not_depend_on_its_chunks() {
     if let Some(device) = harness::device() {
         every(device, &[512, 96, 64, 32, 17], 96);
     }
+}
+
+/// So the perplexity of a text does not either: 4096 tokens through experts, sinks and windows whose rings go round.
+#[test]
+fn prefill_of_a_long_text_does_not_depend_on_its_chunks() {
+    let (Some(device), Some(golden)) =
+        (harness::device(), Golden::named(&super::beside("golden"), "gpt-oss-mxfp4"))
+    else {
+        return harness::skip("no device, or ../shared/golden/gpt-oss-mxfp4.gguf is not there");
+    };
+    let tokens: Vec<u32> = golden.tokens.iter().copied().cycle().take(4096).collect();
+    let run = |batch: u32| {
+        let options = ModelOptions { context: Some(4096), ..super::options(batch, Activations::Auto) };
+        let model = Model::open(device, &golden.path, &options, &|_, _| true).expect("a model");
+        logits(&model, &tokens).into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+    };
+    let (whole, parts) = (run(512), run(300));
+    same("chunks of 300 rows and of 512", &parts, &whole, whole.len() / tokens.len());
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn every_pipeline_of_a_step_runs_alone_with_the_same_bits() {
 #[test]
 fn made_up_data_keep_a_fault_and_hold_nothing_of_the_model() {
     let Some(device) = harness::another() else { return };
-    let capsule = captured(&device, "blk.1.ffn_up");
+    let capsule = captured(&device, "blk.1.ffn_gate");
     let kernel = mutant(capsule.kernel, Fault::Overflow, 0).expect("a product");
     let made = Capsule { kernel, ..synthetic(&capsule, 1) };
     let case = case(&device, &made);

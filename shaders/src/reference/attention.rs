@@ -15,6 +15,8 @@ pub fn attention(call: &Call<'_>) {
     let spec = |name| call.spec(name).unwrap_or(0) as usize;
     let (head, head_v) = (spec("HEAD"), spec("HEAD_V"));
     let (k_type, v_type) = (&KV_FORMATS[spec("K_TYPE")], &KV_FORMATS[spec("V_TYPE")]);
+    // Values may be the ends of keys.
+    let (v_cell, skipped) = if spec("V_IN_K") == 1 { (head, head - head_v) } else { (head_v, 0) };
     let (q, rows, part) = (call.arg("q"), call.arg("rows"), call.arg("part"));
     let (n_head, n_kv, chunks) = (push.n_head as usize, push.n_kv as usize, push.chunks_max as usize);
     for row in 0..push.row_count as usize {
@@ -28,7 +30,7 @@ pub fn attention(call: &Call<'_>) {
             let visible = begin.max(chunk * KV_BLOCK)..=position.min(chunk * KV_BLOCK + KV_BLOCK - 1);
             let block = call.arg("block_table").u32(table + chunk) as usize;
             let tile = (block * n_kv + h / (n_head / n_kv)) * KV_BLOCK;
-            let (k_tile, v_tile) = (tile * k_type.row_words(head), tile * v_type.row_words(head_v));
+            let (k_tile, v_tile) = (tile * k_type.row_words(head), tile * v_type.row_words(v_cell));
             let slots: Vec<usize> = visible.map(|p| p % KV_BLOCK).collect();
             let scores: Vec<f64> = slots
                 .iter()
@@ -45,8 +47,9 @@ pub fn attention(call: &Call<'_>) {
             part.set_f32(at, top as f32);
             part.set_f32(at + 1, weights.iter().sum::<f64>() as f32);
             for i in 0..head_v {
-                let value =
-                    |slot: usize| f64::from(v_type.load(call.arg("v_cache"), v_tile, slot, head_v, i));
+                let value = |slot: usize| {
+                    f64::from(v_type.load(call.arg("v_cache"), v_tile, slot, v_cell, skipped + i))
+                };
                 let sum: f64 = slots.iter().zip(&weights).map(|(&slot, weight)| weight * value(slot)).sum();
                 part.set_f32(at + 2 + i, sum as f32);
             }

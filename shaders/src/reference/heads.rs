@@ -6,7 +6,7 @@ use super::KV_BLOCK;
 use super::kv::KV_FORMATS;
 use crate::ops::heads::Push;
 
-/// Norm, RoPE and scale of q in place; norm and RoPE of k, and plain v, into the KV pools.
+/// Norm, RoPE and scale of q in place; norm and RoPE of k, and v, into the KV pools.
 pub fn heads(call: &Call<'_>) {
     let push = call.push::<Push>();
     let spec = |name| call.spec(name).unwrap_or(0) as usize;
@@ -27,12 +27,19 @@ pub fn heads(call: &Call<'_>) {
                 q.set_f32(at + i, (value * scale) as f32);
             }
         }
-        for h in 0..n_kv {
+        for h in (0..n_kv).filter(|_| push.stored > 0) {
             let k = load(call.arg("k"), row * push.k_stride as usize + h * head, head);
             let k = turned(call, k, "k_norm", push.eps, position);
             let tile_at = tile(h, k_type.row_words(head));
             k_type.store(call.arg("k_cache"), tile_at, slot, &narrow(&k));
-            let v = load(call.arg("v"), row * push.v_stride as usize + h * head_v, head_v);
+            if push.stored == 1 {
+                continue;
+            }
+            let mut v = load(call.arg("v"), row * push.v_stride as usize + h * head_v, head_v);
+            if spec("V_NORM") == 1 {
+                let mean = v.iter().map(|x| x * x).sum::<f64>() / v.len() as f64;
+                v.iter_mut().for_each(|x| *x /= (mean + f64::from(push.eps)).sqrt());
+            }
             let tile_at = tile(h, v_type.row_words(head_v));
             v_type.store(call.arg("v_cache"), tile_at, slot, &narrow(&v));
         }

@@ -1,6 +1,8 @@
 //! What every operation means: one naive CPU function per op, in f64 where that is natural, stored as f32.
 
 pub mod accept;
+pub mod add;
+pub mod altup;
 pub mod argmax;
 pub mod attention;
 pub mod attention_combine;
@@ -24,6 +26,7 @@ pub mod probe_read;
 pub mod probe_write;
 pub mod quantize;
 pub mod recurrence;
+pub mod rescale;
 pub mod route;
 pub mod sample;
 pub mod sample_bias;
@@ -35,6 +38,7 @@ pub mod sample_penalize;
 pub mod sample_truncate;
 pub mod sampler;
 pub mod soft_cap;
+pub mod sparsify;
 pub mod spread;
 pub mod step_grid;
 pub mod verify_rows;

@@ -11,7 +11,7 @@ use crate::cache::{BLOCK, KvLayout};
 use crate::error::{Error, Result};
 use crate::ops::{
     self, Activation, AttentionShape, AttentionTile, Choice, Draw, Forms, Gating, HISTORY_RING, HeadNorms,
-    HeadsArgs, LinearArgs, Norm, Path, Purpose, RECORD, Recorder, Router, Rows, SampleViews, Stack,
+    HeadsArgs, LinearArgs, Norm, Path, Purpose, RECORD, Recorder, Router, Rows, SampleViews, Stack, Stored,
     takes_int8,
 };
 use crate::tensor::Tensor;
@@ -75,6 +75,7 @@ impl KernelTest {
             kv_heads: self.kv_heads,
             head: self.head,
             head_v: self.head,
+            v_in_k: false,
             k_type: self.kv_type,
             v_type: self.kv_type,
         }
@@ -277,6 +278,8 @@ impl KernelTest {
                     rows: &m.rows,
                     block_table: &m.table,
                     cache: (&m.weights.whole(), &m.values.whole()),
+                    stored: Stored::KeysAndValues,
+                    value_norm: None,
                 };
                 ops::heads(r, shape, &args)?;
             }
