@@ -4,7 +4,7 @@ mod attention;
 mod ffn;
 mod recurrent;
 
-pub use attention::{Attention, AttentionInputs, Latent, Source, attention};
+pub use attention::{Attention, AttentionInputs, Latent, Source, attention, attention_keys};
 pub use ffn::{Dense, Experts, FeedForward, Gate, feed_forward};
 pub use recurrent::{DeltaNet, Mamba, Rates, Recurrent, RecurrentInputs, ShortConv, recurrent};
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use vkllm_runtime::{Buffer, Compiled, Times, Usage, View};
@@ -275,8 +276,9 @@ impl Rounds {
         let computed = self.draft.as_ref().map_or(0, |side| side.computed);
         match (drafts, draft.as_deref_mut()) {
             (Drafts::Model(_), Some(engine)) => {
+                let known = target.hidden_of(self.slot, base);
                 let stop = target.stopped_by().unwrap_or_default();
-                let prepared = engine.until(&stop, |engine| self.prepare(engine, tokens, count));
+                let prepared = engine.until(&stop, |engine| self.prepare(engine, tokens, count, known));
                 missed = prepared.inspect_err(|_| self.moved(computed))?;
             }
             (Drafts::Given(given), _) => {
@@ -299,6 +301,7 @@ impl Rounds {
         parts.extend(self.verify.get(&(rows, judged)).into_iter().flatten());
         let submitted: Vec<&Compiled> = parts.iter().map(|part| &part.compiled).collect();
         target.committed(self.slot, base);
+        target.leaves_hidden(self.slot, base, rows);
         if let (Drafts::Model(_), Some(side), Some(engine)) = (drafts, &self.draft, draft.as_deref_mut()) {
             engine.committed(side.slot, want(base));
         }
@@ -370,7 +373,8 @@ impl Rounds {
         let began = Instant::now();
         let computed = self.draft.as_ref().map_or(0, |side| side.computed);
         let stop = target.stopped_by().unwrap_or_default();
-        let prepared = draft.until(&stop, |draft| self.prepare(draft, tokens, count));
+        let known = target.hidden_of(self.slot, tokens.len() as u32 - 1);
+        let prepared = draft.until(&stop, |draft| self.prepare(draft, tokens, count, known));
         let missed = prepared.inspect_err(|_| self.moved(computed))?;
         let Some(side) = &self.draft else { return Ok(Default::default()) };
         let mut parts: Vec<&Compiled> = Vec::with_capacity(missed.len() + count as usize);
@@ -393,6 +397,26 @@ impl Rounds {
         Ok((records.iter().take_while(sure).map(|record| record[0]).collect(), times))
     }
 
+    /// A predictor computes what it lacks of `tokens`, which the target computed, while the target's hidden rows are there.
+    pub(crate) fn follow(
+        &mut self,
+        target: &Engine,
+        predictor: &mut Engine,
+        tokens: &[u32],
+        path: Path,
+    ) -> Result<()> {
+        let Some(side) = &mut self.draft else { return Ok(()) };
+        let end = tokens.len() as u32;
+        predictor.reads(target, side.slot);
+        while side.computed < end {
+            let size = predictor.batch().min(end - side.computed);
+            let rows = &tokens[side.computed as usize..(side.computed + size) as usize];
+            predictor.tokens(side.slot, rows, side.computed, path, super::Tail::None)?;
+            side.computed += size;
+        }
+        Ok(())
+    }
+
     /// A round at `base` for which the draft model proposed `count` tokens accepted some of them.
     pub(crate) fn settled(&mut self, base: u32, count: u32, accepted: u32) {
         if let Some(side) = &mut self.draft {
@@ -413,10 +437,19 @@ impl Rounds {
     }
 
     /// Makes the draft model ready for `count` steps: rows it missed, its pair, its recordings. Returns the sizes of the
-    /// steps that catch up in the round's submission.
-    fn prepare(&mut self, engine: &mut Engine, tokens: &[u32], count: u32) -> Result<Vec<u32>> {
+    /// steps that catch up in the round's submission. A predictor finds hidden rows at the positions `known`.
+    fn prepare(
+        &mut self,
+        engine: &mut Engine,
+        tokens: &[u32],
+        count: u32,
+        known: Range<u32>,
+    ) -> Result<Vec<u32>> {
         let base = tokens.len() as u32 - 1;
         let Some(side) = &mut self.draft else { return Ok(Vec::new()) };
+        if engine.is_predictor() {
+            engine.set_hidden(side.slot, known);
+        }
         engine.reserve(side.slot, base + count)?;
         let want = want(base);
         if !engine.keeps(side.slot, side.computed.min(want), 0) {

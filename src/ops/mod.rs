@@ -2,6 +2,7 @@
 
 mod attention;
 mod experts;
+mod hidden;
 mod linear;
 mod recurrent;
 mod rows;
@@ -10,6 +11,7 @@ mod verify;
 
 pub use attention::{AttentionShape, AttentionTile, HeadNorms, HeadsArgs, attention, attention_tiles, heads};
 pub use experts::{Gating, Router, Routing, SharedExpert, experts_sum, route, route_heads};
+pub use hidden::{hidden_get, hidden_put};
 pub use linear::{LinearArgs, Stack, linear, linear_experts, linear_heads, takes_int8};
 pub use recurrent::{ConvArgs, RecurrenceArgs, Rule, conv, recurrence};
 pub use rows::{

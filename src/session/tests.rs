@@ -14,7 +14,7 @@ use crate::session::Event;
 const NEW: usize = 32;
 
 /// The reference, and the device where there is one.
-fn devices() -> Vec<Device> {
+pub(super) fn devices() -> Vec<Device> {
     let reference = DeviceOptions { selector: Selector::Reference, ..DeviceOptions::default() };
     [DeviceOptions::default(), reference]
         .iter()
@@ -40,7 +40,7 @@ fn model(device: &Device, name: &str) -> Option<Model> {
     Some(Model::open(device, &path, &options, &|_, _| true).expect("it loads"))
 }
 
-fn plain(model: &Model, prompt: &[u32]) -> Vec<u32> {
+pub(super) fn plain(model: &Model, prompt: &[u32]) -> Vec<u32> {
     let mut session = Session::new(model, SamplerOptions::greedy()).expect("a session");
     let options = GenerateOptions { max_tokens: Some(NEW), ignore_end: true };
     let events = session.generate(prompt, options).expect("it fits");
@@ -53,9 +53,9 @@ fn plain(model: &Model, prompt: &[u32]) -> Vec<u32> {
 }
 
 /// How many of `k` drafts of a round are right.
-type Pattern = (&'static str, fn(usize, usize) -> usize);
+pub(super) type Pattern = (&'static str, fn(usize, usize) -> usize);
 
-const PATTERNS: [Pattern; 5] = [
+pub(super) const PATTERNS: [Pattern; 5] = [
     ("all", |_, k| k),
     ("none", |_, _| 0),
     ("alternating", |round, k| if round.is_multiple_of(2) { k } else { 0 }),

@@ -12,6 +12,8 @@ pub mod gather;
 pub mod glu;
 pub mod group;
 pub mod heads;
+pub mod hidden_get;
+pub mod hidden_put;
 pub mod join;
 pub mod kv;
 pub mod linear;
