@@ -27,8 +27,8 @@ impl HiddenPool {
     ///
     /// Errors: memory that does not suffice.
     pub fn new(device: &Device, (rows, width, sessions): (u32, u32, u32)) -> Result<Self> {
-        let ring = rows + HIDDEN_KEPT;
-        let bytes = u64::from(ring) * u64::from(width) * 4 * u64::from(sessions);
+        let ring = rows.saturating_add(HIDDEN_KEPT);
+        let bytes = (u64::from(ring) * u64::from(width) * 4).saturating_mul(u64::from(sessions));
         Ok(HiddenPool { buffer: device.buffer("hidden rows", bytes, Usage::Local)?, ring, width })
     }
 
