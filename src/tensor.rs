@@ -23,6 +23,13 @@ impl Tensor {
     pub fn row_bytes(&self) -> u64 {
         u64::from(self.k) / self.format.block as u64 * self.format.bytes as u64
     }
+
+    /// One matrix of this one's rows and those of `next`, where these follow in memory.
+    pub fn with_next(&self, next: &Tensor) -> Option<Tensor> {
+        let alike = self.format.name == next.format.name && self.k == next.k;
+        let view = self.view.with_next(&next.view).filter(|_| alike)?;
+        Some(Tensor { n: self.n + next.n, view, ..self.clone() })
+    }
 }
 
 impl fmt::Debug for Tensor {

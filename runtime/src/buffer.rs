@@ -150,6 +150,13 @@ impl View {
         View { memory: self.memory.clone(), offset: self.offset + offset, len }
     }
 
+    /// A view of this one's bytes and those of `next`, where these follow in the same buffer.
+    pub fn with_next(&self, next: &View) -> Option<View> {
+        let same = Arc::ptr_eq(&self.buffer()?.inner, &next.buffer()?.inner);
+        (same && self.offset + self.len == next.offset)
+            .then(|| View { len: self.len + next.len, ..self.clone() })
+    }
+
     /// The buffer, when the view does not look at a transient.
     pub fn buffer(&self) -> Option<&Buffer> {
         match &self.memory {

@@ -22,6 +22,13 @@ pub struct Projection {
 }
 
 impl Projection {
+    /// One projection to this one's outputs and those of `next`, where their rows follow each other in memory.
+    pub fn with_next(&self, next: &Projection) -> Option<Projection> {
+        let plain = self.bias.is_none() && next.bias.is_none();
+        let weight = self.weight.with_next(&next.weight).filter(|_| plain)?;
+        Some(Projection { weight, bias: None })
+    }
+
     /// The product with the rows of `h`: [rows, n].
     fn of(&self, r: &mut Recorder<'_>, label: &str, h: &Rows) -> Result<View> {
         let args = LinearArgs { bias: self.bias.as_ref(), ..LinearArgs::default() };

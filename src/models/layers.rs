@@ -422,7 +422,12 @@ impl Finder<'_> {
         let rates = if sizes.joint_rates {
             Rates::Joint(projection("ssm_ba")?)
         } else {
-            Rates::Apart { alpha: projection("ssm_alpha")?, beta: projection("ssm_beta")? }
+            let (alpha, beta) = (projection("ssm_alpha")?, projection("ssm_beta")?);
+            let pair = alpha.with_next(&beta).map(|both| (both, true));
+            match pair.or_else(|| beta.with_next(&alpha).map(|both| (both, false))) {
+                Some((both, alpha_first)) => Rates::Pair { both, alpha_first },
+                None => Rates::Apart { alpha, beta },
+            }
         };
         // Where one matrix has the rates of a key head together, its value heads are neighbours.
         let share = if sizes.joint_rates { sizes.heads / sizes.key_heads } else { 0 };
@@ -444,11 +449,20 @@ impl Finder<'_> {
         Ok(Stack { weight, bias: self.optional(&format!("{name}.bias")) })
     }
 
+    /// The matrices of a gate and of what it multiplies: one, where they lie one behind the other.
+    fn gate_up(&self, gate: &str, up: &str) -> Result<(Gate, Projection)> {
+        let (gate, up) = (self.projection(gate)?, self.projection(up)?);
+        Ok(match gate.with_next(&up) {
+            Some(both) => (Gate::Fused, both),
+            None => (Gate::Apart(gate), up),
+        })
+    }
+
     fn experts(&self, config: &ExpertConfig) -> Result<Experts> {
         let activation = self.config.architecture.activation;
         let shared = || -> Result<(Dense, Option<Projection>)> {
-            let gate = Gate::Apart(self.projection("ffn_gate_shexp")?);
-            let (up, down) = (self.projection("ffn_up_shexp")?, self.projection("ffn_down_shexp")?);
+            let (gate, up) = self.gate_up("ffn_gate_shexp", "ffn_up_shexp")?;
+            let down = self.projection("ffn_down_shexp")?;
             let share =
                 self.optional("ffn_gate_inp_shexp.weight").map(|weight| Projection { weight, bias: None });
             Ok((Dense { gate, up, down, activation }, share))
@@ -469,14 +483,14 @@ impl Finder<'_> {
         if let Some(experts) = self.config.experts_of(layer) {
             return Ok(FeedForward::Experts(Box::new(self.experts(experts)?)));
         }
-        let gate = match (self.config.architecture.gated, self.config.fused_gate) {
-            (false, _) => Gate::None,
-            (true, true) => Gate::Fused,
-            (true, false) => Gate::Apart(self.projection("ffn_gate")?),
+        let (gate, up) = match (self.config.architecture.gated, self.config.fused_gate) {
+            (false, _) => (Gate::None, self.projection("ffn_up")?),
+            (true, true) => (Gate::Fused, self.projection("ffn_up")?),
+            (true, false) => self.gate_up("ffn_gate", "ffn_up")?,
         };
         Ok(FeedForward::Dense(Box::new(Dense {
             gate,
-            up: self.projection("ffn_up")?,
+            up,
             down: self.projection("ffn_down")?,
             activation: self.config.architecture.activation,
         })))
