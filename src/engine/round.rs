@@ -89,8 +89,12 @@ struct DraftSide {
     vocab: u32,
     /// Positions whose keys and values are in the draft's cache.
     computed: u32,
+    /// It is the target's own predictor: rows that it fed itself are computed again from the target's hidden rows.
+    predicts: bool,
     /// Its pair of rows stands at the cursor.
     paired: bool,
+    /// The host wrote the pair, all of it; acceptance moves its tokens and positions on.
+    written: bool,
     /// By draft position.
     steps: Vec<Made>,
     head: Option<Head>,
@@ -100,6 +104,24 @@ struct DraftSide {
     gate: Option<Buffer>,
     /// By number of rows.
     catch_up: BTreeMap<u32, Made>,
+}
+
+impl DraftSide {
+    /// Rows from the cursor on that stay of a round's draft steps.
+    fn kept(&self, count: u32, accepted: u32) -> u32 {
+        count.min(if self.predicts { 1 } else { accepted + 1 })
+    }
+
+    /// Records a step that catches up by so many rows, whose records are the host's; whether there was none yet.
+    fn record_catch_up(&mut self, engine: &Engine, missed: &View, size: u32) -> Result<bool> {
+        let Entry::Vacant(entry) = self.catch_up.entry(size) else { return Ok(false) };
+        let at = u64::from(size) * ROW;
+        let rows = missed.part(at, at);
+        let mut r = engine.recorder(format!("draft catches up by {size}"), size, Path::Rows);
+        engine.forward(&mut r, &rows, true, Outputs::None, None)?;
+        entry.insert(engine.compile(&r)?);
+        Ok(true)
+    }
 }
 
 /// The rounds of one conversation.
@@ -194,7 +216,9 @@ impl Rounds {
                 slot,
                 vocab: engine.vocab(),
                 computed: 0,
+                predicts: engine.is_predictor(),
                 paired: false,
+                written: false,
                 steps: Vec::new(),
                 head,
                 offers: offers.map(|buffer| (buffer, tokens)),
@@ -350,9 +374,9 @@ impl Rounds {
         let (drafted, accepted, drawn) = self.read(target, count)?;
         if let Some(side) = &mut self.draft {
             if let Drafts::Model(_) = drafts {
-                side.computed = base + count.min(accepted + 1);
+                side.computed = base + side.kept(count, accepted);
             }
-            side.paired = true;
+            side.paired = side.written;
         }
         times.wall = began.elapsed();
         times.host = times.wall.saturating_sub(waited);
@@ -420,7 +444,7 @@ impl Rounds {
     /// A round at `base` for which the draft model proposed `count` tokens accepted some of them.
     pub(crate) fn settled(&mut self, base: u32, count: u32, accepted: u32) {
         if let Some(side) = &mut self.draft {
-            side.computed = base + count.min(accepted + 1);
+            side.computed = base + side.kept(count, accepted);
             side.paired = false;
         }
     }
@@ -469,13 +493,12 @@ impl Rounds {
             let at = u64::from(size) * ROW;
             engine.write(&self.missed, at, bytemuck::cast_slice(&rows))?;
             side.computed += size;
-            if let Entry::Vacant(entry) = side.catch_up.entry(size) {
-                let rows = self.missed.part(at, at);
-                let mut r = engine.recorder(format!("draft catches up by {size}"), size, Path::Rows);
-                engine.forward(&mut r, &rows, true, Outputs::None, None)?;
-                entry.insert(engine.compile(&r)?);
-                self.made += 1;
-            }
+            self.made += u64::from(side.record_catch_up(engine, &self.missed, size)?);
+        }
+        // What a predictor will lack after rounds of this length.
+        let most = if side.predicts { count } else { 0 };
+        for size in (0..CATCH_UP.ilog2()).map(|bit| 1 << bit).take_while(|size| *size < most) {
+            self.made += u64::from(side.record_catch_up(engine, &self.missed, size)?);
         }
         if !side.paired {
             let row = |back: u32, advance| StepRow {
@@ -485,6 +508,7 @@ impl Rounds {
             // A conversation's first token has none before it.
             let pair = [row(base.min(1), false), row(0, true)];
             engine.write(&self.pair, 0, bytemuck::cast_slice(&pair))?;
+            side.written = true;
         }
         while side.steps.len() < count as usize {
             let index = side.steps.len() as u64;

@@ -4,8 +4,6 @@ mod batch;
 mod cancel;
 mod choice;
 mod generation;
-#[cfg(test)]
-mod predictor_tests;
 mod snapshot;
 mod speculation;
 #[cfg(feature = "stream")]

@@ -1,6 +1,8 @@
 //! Rounds whose drafts are accepted as a test wants it, on models with recurrent layers: the text is that of plain decoding,
 //! whatever was accepted, taken back by the host or decoded plainly in between.
 
+mod predictor;
+
 use std::path::Path;
 
 use vkllm_runtime::{Device, DeviceKind, DeviceOptions, Error, Selector};
@@ -14,7 +16,7 @@ use crate::session::Event;
 const NEW: usize = 32;
 
 /// The reference, and the device where there is one.
-pub(super) fn devices() -> Vec<Device> {
+fn devices() -> Vec<Device> {
     let reference = DeviceOptions { selector: Selector::Reference, ..DeviceOptions::default() };
     [DeviceOptions::default(), reference]
         .iter()
@@ -40,7 +42,7 @@ fn model(device: &Device, name: &str) -> Option<Model> {
     Some(Model::open(device, &path, &options, &|_, _| true).expect("it loads"))
 }
 
-pub(super) fn plain(model: &Model, prompt: &[u32]) -> Vec<u32> {
+fn plain(model: &Model, prompt: &[u32]) -> Vec<u32> {
     let mut session = Session::new(model, SamplerOptions::greedy()).expect("a session");
     let options = GenerateOptions { max_tokens: Some(NEW), ignore_end: true };
     let events = session.generate(prompt, options).expect("it fits");
@@ -53,9 +55,9 @@ pub(super) fn plain(model: &Model, prompt: &[u32]) -> Vec<u32> {
 }
 
 /// How many of `k` drafts of a round are right.
-pub(super) type Pattern = (&'static str, fn(usize, usize) -> usize);
+type Pattern = (&'static str, fn(usize, usize) -> usize);
 
-pub(super) const PATTERNS: [Pattern; 5] = [
+const PATTERNS: [Pattern; 5] = [
     ("all", |_, k| k),
     ("none", |_, _| 0),
     ("alternating", |round, k| if round.is_multiple_of(2) { k } else { 0 }),

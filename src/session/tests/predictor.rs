@@ -6,11 +6,11 @@ use std::path::{Path as FilePath, PathBuf};
 use serde_json::Value;
 use vkllm_runtime::{Device, DeviceKind};
 
-use super::tests::{PATTERNS, Pattern, devices, plain};
-use super::{CancelToken, GenerateOptions, Session, SpecOptions};
+use super::{PATTERNS, Pattern, devices, plain};
 use crate::engine::{Drafts, Model, ModelOptions, RoundOptions, Rounds, Tail};
 use crate::ops::{Activations, Path};
 use crate::sample::SamplerOptions;
+use crate::session::{CancelToken, GenerateOptions, Session, SpecOptions};
 use crate::speculate::Setting;
 
 const NAMES: [&str; 3] = ["qwen35-f16", "qwen35moe-f16", "glm4moe-f16"];
