@@ -116,9 +116,10 @@ impl Audit<'_> {
                 let options =
                     SpecOptions { methods: methods.to_vec(), draft_max: length, ..SpecOptions::default() };
                 let session = Session::new(self.target, *sampler)?;
-                let model = methods.iter().any(|setting| setting.method == Method::DRAFT_MODEL);
-                let mut session = match self.draft.filter(|_| model) {
+                let names = |method| methods.iter().any(|setting| setting.method == method);
+                let mut session = match self.draft.filter(|_| names(Method::DRAFT_MODEL)) {
                     Some(draft) => session.with_draft(draft, &options)?,
+                    None if names(Method::MTP) => session.with_mtp(&options)?,
                     None => session.with_history(&options)?,
                 };
                 let mut row = Row {

@@ -5,6 +5,9 @@ use vkllm_shaders::records::StepRow;
 /// Bit of [`StepRow::flags`]: the row moves on to the sampled token when the step ends.
 pub const ADVANCE: u32 = 1;
 
+/// Bit of [`StepRow::flags`]: the hidden row before it is not known to a predictor.
+pub const BARE: u32 = vkllm_shaders::reference::hidden_get::ROW_BARE;
+
 /// One row before it is written to the step buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
@@ -17,6 +20,8 @@ pub struct Row {
     /// Index of its result.
     pub out_index: u32,
     pub advance: bool,
+    /// No hidden row of the position before is kept.
+    pub bare: bool,
 }
 
 impl Row {
@@ -30,7 +35,7 @@ impl Row {
             sampler_index: self.sampler,
             segment: self.sampler,
             out_index: self.out_index,
-            flags: if self.advance { ADVANCE } else { 0 },
+            flags: if self.advance { ADVANCE } else { 0 } | if self.bare { BARE } else { 0 },
         }
     }
 }

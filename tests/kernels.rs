@@ -16,6 +16,8 @@ const OPS: &[&str] = &[
     "embed",
     "gather",
     "join",
+    "hidden_put",
+    "hidden_get",
     "route",
     "group",
     "experts_sum",
@@ -117,6 +119,12 @@ fn embed() {
 #[test]
 fn gather() {
     check_op("gather");
+}
+
+#[test]
+fn hidden_rows() {
+    check_op("hidden_put");
+    check_op("hidden_get");
 }
 
 #[test]

@@ -136,6 +136,8 @@ pub const ROWS: &[Row] = &[
     one("add", "add.map.comp"),
     one("conv", "conv.window.comp"),
     one("recurrence", "recurrence.columns.comp"),
+    one("hidden_put", "hidden_put.copy.comp"),
+    one("hidden_get", "hidden_get.copy.comp"),
     one("gather", "gather.copy.wgsl"),
     one("step_grid", "step_grid.max.wgsl"),
     sums("argmax", "argmax.slices.comp", ARITHMETIC, 10),

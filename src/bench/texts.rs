@@ -86,6 +86,9 @@ pub fn continued(
             (Some(spec), Some(draft)) if spec.methods.iter().any(|s| s.method == Method::DRAFT_MODEL) => {
                 session.with_draft(draft, spec)?
             }
+            (Some(spec), _) if spec.methods.iter().any(|s| s.method == Method::MTP) => {
+                session.with_mtp(spec)?
+            }
             (Some(spec), _) => session.with_history(spec)?,
         };
         let options = GenerateOptions { max_tokens: Some(new), ignore_end: true };

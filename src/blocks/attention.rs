@@ -209,15 +209,13 @@ impl Attention {
     }
 }
 
-/// Adds the attention of the rows `h` to the residual stream.
-pub fn attention(
+/// Norms and angles of the heads; keys and values go into the cache.
+fn enter_heads(
     r: &mut Recorder<'_>,
-    h: &Rows,
     w: &Attention,
     inputs: &AttentionInputs<'_>,
-    onto: &Onto<'_>,
+    [q, k, v]: &[(View, u32); 3],
 ) -> Result<()> {
-    let ([q, k, v], gates) = w.project(r, h, inputs)?;
     let heads = HeadsArgs {
         q: (&q.0, q.1),
         k: (&k.0, k.1),
@@ -236,7 +234,31 @@ pub fn attention(
         stored: inputs.stored,
         value_norm: w.value_norm.then_some(inputs.eps),
     };
-    ops::heads(r, inputs.shape, &heads)?;
+    ops::heads(r, inputs.shape, &heads)
+}
+
+/// Puts the keys and values of the rows `h` into the cache; nobody wants their attention.
+pub fn attention_keys(
+    r: &mut Recorder<'_>,
+    h: &Rows,
+    w: &Attention,
+    inputs: &AttentionInputs<'_>,
+) -> Result<()> {
+    let (parts, _) = w.project(r, h, inputs)?;
+    enter_heads(r, w, inputs, &parts)
+}
+
+/// Adds the attention of the rows `h` to the residual stream.
+pub fn attention(
+    r: &mut Recorder<'_>,
+    h: &Rows,
+    w: &Attention,
+    inputs: &AttentionInputs<'_>,
+    onto: &Onto<'_>,
+) -> Result<()> {
+    let (parts, gates) = w.project(r, h, inputs)?;
+    enter_heads(r, w, inputs, &parts)?;
+    let [q, ..] = parts;
     let step = (inputs.rows, inputs.block_table, inputs.tiles);
     let output_forms = forms_of(r, &w.output.weight);
     let latent = match (&w.source, inputs.heads) {

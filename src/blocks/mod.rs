@@ -5,7 +5,7 @@ mod ffn;
 mod recurrent;
 mod streams;
 
-pub use attention::{Attention, AttentionInputs, Latent, Source, attention};
+pub use attention::{Attention, AttentionInputs, Latent, Source, attention, attention_keys};
 pub use ffn::{Dense, Experts, FeedForward, Gate, feed_forward};
 pub use recurrent::{DeltaNet, Mamba, Rates, Recurrent, RecurrentInputs, ShortConv, recurrent};
 pub use streams::{StreamLayer, StreamWeights};

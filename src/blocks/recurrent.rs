@@ -42,6 +42,11 @@ pub enum Rates {
         alpha: Projection,
         beta: Projection,
     },
+    /// One behind the other.
+    Pair {
+        both: Projection,
+        alpha_first: bool,
+    },
     /// Of each key head beta of its value heads, then alpha.
     Joint(Projection),
 }
@@ -97,7 +102,7 @@ impl Recurrent {
         match self {
             Recurrent::Delta(delta) => match &delta.rates {
                 Rates::Apart { alpha, beta } => vec![&delta.qkv, &delta.gate, alpha, beta],
-                Rates::Joint(both) => vec![&delta.qkv, &delta.gate, both],
+                Rates::Pair { both, .. } | Rates::Joint(both) => vec![&delta.qkv, &delta.gate, both],
             },
             Recurrent::Mamba(mamba) => vec![&mamba.input],
             Recurrent::Conv(conv) => vec![&conv.input],
@@ -133,6 +138,12 @@ impl DeltaNet {
             Rates::Apart { alpha, beta } => {
                 let (alpha, beta) = (alpha.of(r, "ssm_alpha", h)?, beta.of(r, "ssm_beta", h)?);
                 (alpha, beta, layout.heads, layout.heads, 0)
+            }
+            Rates::Pair { both, alpha_first } => {
+                let both = both.of(r, "ssm_alpha_beta", h)?;
+                let behind = from(&both, layout.heads);
+                let (alpha, beta) = if *alpha_first { (both, behind) } else { (behind, both) };
+                (alpha, beta, 2 * layout.heads, layout.heads, 0)
             }
             Rates::Joint(both) => {
                 let both = both.of(r, "ssm_ba", h)?;

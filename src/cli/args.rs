@@ -326,7 +326,8 @@ pub(super) struct SpecArgs {
     /// Smaller model with the same vocabulary that drafts (also -md)
     #[arg(long, value_name = "FILE")]
     pub(super) model_draft: Option<PathBuf>,
-    /// Who drafts, asked in this order: draft-model (implied by -md), ngram-simple, ngram-map-k, ngram-mod, ngram-cache
+    /// Who drafts, asked in this order: draft-model (implied by -md), mtp (the model's own layers that predict further tokens;
+    /// chosen where it has some), ngram-simple, ngram-map-k, ngram-mod, ngram-cache; or none
     #[arg(long, value_name = "TYPE[:NAME=VALUE…],…")]
     pub(super) spec: Option<String>,
     /// Tokens drafted each round; "auto" chooses by what costs and acceptance promise
@@ -335,7 +336,7 @@ pub(super) struct SpecArgs {
     /// Drafts shorter than this are not used
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) draft_min: usize,
-    /// The draft model stops at a token less likely than this [default: 0.3]
+    /// The draft model stops at a token less likely than this [default: 0.3, of mtp 0.2]
     #[arg(long, value_name = "P")]
     pub(super) draft_p_min: Option<f64>,
     /// How drafts of the draft model are accepted: while they are what the target draws itself, or by rejection sampling,

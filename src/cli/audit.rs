@@ -13,7 +13,7 @@ use crate::audit::{Audit, Row};
 use crate::selftest::Rng;
 use crate::speculate::{Method, Setting};
 use crate::text::EncodeOptions;
-use crate::{Model, SamplerOptions};
+use crate::{Model, ModelFile, SamplerOptions};
 
 /// Prompts: pieces of a text, spread over it, or tokens drawn at random.
 fn prompts(args: &AuditArgs, model: &Model, seed: u64) -> Result<Vec<Vec<u32>>, Failure> {
@@ -67,12 +67,18 @@ fn samplers(seed: u64) -> Vec<(String, SamplerOptions)> {
 }
 
 /// Drafters as `--drafter` names them, else every one there is.
-fn drafters(args: &AuditArgs) -> Result<Vec<(String, Vec<Setting>)>, Failure> {
+fn drafters(args: &AuditArgs, file: &ModelFile) -> Result<Vec<(String, Vec<Setting>)>, Failure> {
     let lists = if args.drafter.is_empty() {
-        let methods = Method::all().filter(|method| method.is_history() || args.model_draft.is_some());
+        let usable = |method: &Method| match *method {
+            Method::DRAFT_MODEL => args.model_draft.is_some(),
+            Method::MTP => file.config.predictors > 0,
+            _ => true,
+        };
+        let methods = Method::all().filter(usable);
         let names = methods.flat_map(|method| match method {
             // A draft model that is unsure leaves lengths untested, one that is sure the steps that do not run.
             Method::DRAFT_MODEL => vec!["draft-model:p-min=0".to_owned(), "draft-model".to_owned()],
+            Method::MTP => vec!["mtp:p-min=0".to_owned(), "mtp".to_owned()],
             other => vec![other.name().to_owned()],
         });
         names.collect()
@@ -84,6 +90,12 @@ fn drafters(args: &AuditArgs) -> Result<Vec<(String, Vec<Setting>)>, Failure> {
         let model = methods.iter().any(|setting| setting.method == Method::DRAFT_MODEL);
         if model && args.model_draft.is_none() {
             return Err(input("--drafter names draft-model, but no model drafts; give one with -md FILE"));
+        }
+        let predicts = methods.iter().any(|setting| setting.method == Method::MTP);
+        if predicts && file.config.predictors == 0 {
+            return Err(input(
+                "--drafter names mtp, but the model has no layers that predict further tokens",
+            ));
         }
         Ok((list, methods))
     };
@@ -101,8 +113,8 @@ fn shown(length: Option<usize>) -> String {
 pub(super) fn run(args: &AuditArgs) -> Result<(), Failure> {
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64);
     let seed = args.seed.unwrap_or_else(clock);
-    let (drafters, lengths) = (drafters(args)?, lengths(args)?);
     let file = load::file(args.model.as_deref())?;
+    let (drafters, lengths) = (drafters(args, &file)?, lengths(args)?);
     let device = load::device(&args.common.device)?;
     let options = load::options(&args.common, &file, &device)?;
     let draft = spec::file(args.model_draft.as_deref(), &device, &file, &options)?;

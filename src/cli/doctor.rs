@@ -100,7 +100,7 @@ fn remember(folder: &Path, caps: &Caps, avoid: &[String]) -> io::Result<()> {
 pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let machine = machine();
     let drivers = drivers();
-    let model = load::file(args.model.as_deref())?;
+    let model = load::file(args.model.as_deref())?.without_predictor();
     let device = load::open_fresh(&args.common.device)??;
     let caps = device.caps().clone();
     let mut options = load::options(&args.common, &model, &device)?;

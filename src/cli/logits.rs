@@ -10,7 +10,7 @@ use crate::{SamplerOptions, Session};
 const CONTEXT: u32 = 512;
 
 pub(super) fn run(args: &LogitsArgs) -> Result<(), Failure> {
-    let file = load::file(Some(&args.model))?;
+    let file = load::file(Some(&args.model))?.without_predictor();
     let device = load::device(&args.common.device)?;
     let mut options = load::options(&args.common, &file, &device)?;
     options.logits = true;

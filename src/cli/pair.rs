@@ -297,7 +297,7 @@ pub(super) fn run(args: &PairArgs) -> Result<(), Failure> {
         return Err(input(format!("--bandwidth is {bandwidth}; allowed are more than 0 GB/s")));
     }
     let open = |path: &Path| -> Result<ModelFile, Failure> {
-        Ok(ModelFile::new(Gguf::open(&super::fetch::resolve(path)?)?)?)
+        Ok(ModelFile::new(Gguf::open(&super::fetch::resolve(path)?)?)?.without_predictor())
     };
     let (target, draft) = (open(&args.model)?, open(&args.model_draft)?);
     let words = [target.vocabulary()?, draft.vocabulary()?];

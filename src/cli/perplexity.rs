@@ -102,7 +102,7 @@ fn measure(model: &Model, chunk: &[u32], decode: bool, sums: &mut Sums) -> Resul
 }
 
 pub(super) fn run(args: &PerplexityArgs) -> Result<(), Failure> {
-    let file = load::file(args.model.as_deref())?;
+    let file = load::file(args.model.as_deref())?.without_predictor();
     let device = load::device(&args.common.device)?;
     let mut options = load::options(&args.common, &file, &device)?;
     let size = *options.context.get_or_insert(CHUNK);

@@ -204,7 +204,7 @@ fn options(args: &StepArgs) -> Result<FindOptions, Failure> {
 }
 
 fn open(args: &StepArgs) -> Result<(vkllm_runtime::Device, Model), Failure> {
-    let file = load::file(args.model.as_deref())?;
+    let file = load::file(args.model.as_deref())?.without_predictor();
     let device = load::device(&args.common.device)?;
     let mut options = load::options(&args.common, &file, &device)?;
     // The cache is read from the device at every step.

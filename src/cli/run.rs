@@ -74,9 +74,10 @@ fn constraint(args: &ConstraintArgs, model: &Model) -> Result<Option<Grammar>, F
 pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let sampler = sampler(&args.sampler).check()?;
     let file = load::file(args.model.as_deref())?;
+    let speculation = spec::options(&args.spec, Some(&file))?;
+    let file = spec::target(file, speculation.as_ref());
     let device = load::device(&args.common.device)?;
     let options = ModelOptions { profile: args.stats, ..load::options(&args.common, &file, &device)? };
-    let speculation = spec::options(&args.spec)?;
     let draft = spec::file(args.spec.model_draft.as_deref(), &device, &file, &options)?;
     let model = load::model(&device, &file, &options)?;
     let draft = draft.map(|(file, options)| load::model(&device, &file, &options)).transpose()?;

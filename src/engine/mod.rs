@@ -32,7 +32,7 @@ pub use work::Work;
 #[cfg(feature = "bench")]
 pub(crate) use work::work_of;
 
-use crate::cache::{KvLayout, KvPool, KvType, StatePool};
+use crate::cache::{HiddenPool, KvLayout, KvPool, KvType, StatePool};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, SharedBytes};
 use crate::models::{self, Config, Parts};
@@ -102,7 +102,7 @@ struct Inner {
     file: SharedBytes,
     options: ModelOptions,
     config: Config,
-    vocabulary: Option<Vocabulary>,
+    vocabulary: Option<Arc<Vocabulary>>,
     plan: Plan,
     report: LoadReport,
     context: u32,
@@ -112,6 +112,8 @@ struct Inner {
     /// Losses since somebody last came further.
     losses: AtomicU32,
     engine: Mutex<Engine>,
+    /// The file's own layer that predicts further tokens, as a model that drafts.
+    predictor: Option<Model>,
 }
 
 /// What a model file says, checked, before anything of it is loaded.
@@ -128,6 +130,13 @@ impl ModelFile {
         let config = Config::read(&gguf)?;
         models::required_tensors(&gguf, &config)?;
         Ok(ModelFile { gguf, config })
+    }
+
+    /// Without the layers that predict further tokens, for whom nothing is loaded then: nobody drafts with them.
+    #[must_use]
+    pub fn without_predictor(mut self) -> Self {
+        self.config.predictors = 0;
+        self
     }
 
     /// The vocabulary, or `None` when the file has none.
@@ -172,9 +181,9 @@ impl ModelFile {
         options.context.unwrap_or(self.config.context.min(DEFAULT_CONTEXT))
     }
 
-    /// The cache of the first `layers` layers of sessions of `context` positions: of those among them that attend.
-    fn layout(&self, options: &ModelOptions, layers: u32, context: u32) -> KvLayout {
-        let config = &Config { layers, ..self.config.clone() };
+    /// The cache of the layers of `config`, which are some of the file's, of sessions of `context` positions: of those among
+    /// them that attend.
+    fn layout(&self, options: &ModelOptions, config: &Config, context: u32) -> KvLayout {
         let attending = config.attention_layers();
         let rows = options.batch.max(MOST_ROWS);
         let v_in_k = config.latent.is_some();
@@ -279,14 +288,14 @@ impl Model {
                 "the context is longer than the model was trained for"
             );
         }
-        let vocabulary = file.vocabulary()?;
-        let Loaded { engine, plan, report } = Loaded::new(device, file, options, watch)?;
-        Ok(Model {
+        let vocabulary = file.vocabulary()?.map(Arc::new);
+        let Loaded { engine, predictor, plan, report } = Loaded::new(device, file, options, watch)?;
+        let model = |engine: Engine, plan: Plan, report: LoadReport, predictor: Option<Model>| Model {
             inner: Arc::new(Inner {
                 file: file.gguf.shared_bytes(),
                 options: *options,
-                config,
-                vocabulary,
+                config: engine.config.clone(),
+                vocabulary: vocabulary.clone(),
                 plan,
                 report,
                 context,
@@ -294,8 +303,11 @@ impl Model {
                 fingerprint: OnceLock::new(),
                 losses: AtomicU32::new(0),
                 engine: Mutex::new(engine),
+                predictor,
             }),
-        })
+        };
+        let predictor = predictor.map(|engine| model(engine, plan.clone(), report.clone(), None));
+        Ok(model(engine, plan, report, predictor))
     }
 
     /// The device that the model is on; another after [`Model::recover`].
@@ -333,22 +345,43 @@ impl Model {
     /// Errors: as [`Model::recover`].
     pub fn recover_on(&self, device: &Device) -> Result<()> {
         let inner = &*self.inner;
-        let file = ModelFile::new(inner.file.read()?)?;
+        let mut file = ModelFile::new(inner.file.read()?)?;
+        if inner.predictor.is_none() {
+            file = file.without_predictor();
+        }
         let draft = Draft::new(&file, device.caps(), &inner.options, inner.context)?;
         if file.config != inner.config || draft.plan.weights != inner.plan.weights {
             let reason = "it is not the model that was loaded from there".into();
             return Err(Error::Model { path: file.gguf.path().to_owned(), reason });
         }
-        let epoch = {
-            let mut engine = self.engine();
-            // First what the lost device held is given back: two copies of the weights may not fit.
-            *engine = draft.engine.standing_for(&engine);
-            engine.epoch()
+        // First what the lost device held is given back: two copies of the weights may not fit.
+        let gives = |model: &Model, engine: Engine| {
+            let mut lost = model.engine();
+            *lost = engine.standing_for(&lost);
+            lost.epoch()
         };
+        let predictor = inner.predictor.as_ref();
+        let epochs = (
+            gives(self, draft.engine),
+            predictor.zip(draft.predictor).map(|(model, engine)| gives(model, engine)),
+        );
         let watch = Watch { weights: &|_, _| true, pipelines: &|_, _| {} };
-        let Loaded { engine, .. } = Loaded::new(device, &file, &inner.options, &watch)?;
-        *self.engine() = engine.after(epoch);
+        let loaded = Loaded::new(device, &file, &inner.options, &watch)?;
+        if let ((Some(model), Some(engine)), Some(epoch)) = ((predictor, loaded.predictor), epochs.1) {
+            *model.engine() = engine.after(epoch);
+        }
+        *self.engine() = loaded.engine.after(epochs.0);
         Ok(())
+    }
+
+    /// The layers of the file that predict further tokens, as a model that drafts.
+    pub(crate) fn predictor(&self) -> Option<&Model> {
+        self.inner.predictor.as_ref()
+    }
+
+    /// Whether the file has layers that predict further tokens, and they were loaded.
+    pub fn predicts(&self) -> bool {
+        self.inner.predictor.is_some()
     }
 
     pub fn config(&self) -> &Config {
@@ -357,7 +390,7 @@ impl Model {
 
     /// The vocabulary, or `None` for a file without one: such a model works by ids.
     pub fn vocabulary(&self) -> Option<&Vocabulary> {
-        self.inner.vocabulary.as_ref()
+        self.inner.vocabulary.as_deref()
     }
 
     /// Positions a session can hold.
@@ -440,22 +473,34 @@ fn fingerprint(gguf: &Gguf) -> u64 {
     })
 }
 
-/// Keys and values, and recurrent states, of so many sessions of so many positions.
+/// Keys and values, recurrent states, and hidden rows for a predictor.
+type Caches = (KvPool, StatePool, Option<HiddenPool>);
+
+/// The caches of so many sessions of so many positions. A predictor reads the hidden rows that its model keeps.
 fn caches(
     device: &Device,
     layout: KvLayout,
     config: &Config,
-    (context, sessions): (u32, u32),
-) -> Result<(KvPool, StatePool)> {
+    (context, options): (u32, &ModelOptions),
+    hidden: Option<&HiddenPool>,
+) -> Result<Caches> {
+    let sessions = options.sessions;
     let attending = config.attention_layers();
     let near = |index: u32| attending.get(index as usize).is_some_and(|layer| config.has_window(*layer));
     let kv = KvPool::new(device, layout, &near, (context, sessions))?;
-    Ok((kv, StatePool::new(device, config.states(), sessions)?))
+    let rows = options.batch.min(context).max(MOST_ROWS);
+    let own = || HiddenPool::new(device, (rows, config.width, sessions));
+    let hidden = match hidden {
+        Some(pool) => Some(pool.clone()),
+        None => (config.predictors > 0).then(own).transpose()?,
+    };
+    Ok((kv, StatePool::new(device, config.states(), sessions)?, hidden))
 }
 
 /// A model on a device.
 struct Loaded {
     engine: Engine,
+    predictor: Option<Engine>,
     plan: Plan,
     report: LoadReport,
 }
@@ -465,9 +510,15 @@ impl Loaded {
         let config = file.config.clone();
         let context = file.context(options);
         let Draft { plan, steps, arena, .. } = Draft::fitting(file, device, options)?;
-        let layout = file.layout(options, config.layers, context);
+        let layout = file.layout(options, &config, context);
         let wanted = models::required_tensors(&file.gguf, &config)?;
-        let cache = caches(device, layout, &config, (context, options.sessions))?;
+        let cache = caches(device, layout, &config, (context, options), None)?;
+        let predicts = config.predictor();
+        let beside = predicts.as_ref().map(|predictor| {
+            let layout = file.layout(options, predictor, context);
+            caches(device, layout, predictor, (context, options), cache.2.as_ref())
+        });
+        let beside = beside.transpose()?;
         let placed = Placed::new(device, &file.gguf, &wanted, options.weights)?;
         let arena = if plan.taken > 0 && !device.caps().heaps.is_empty() {
             Arena::new(device, arena)?
@@ -480,9 +531,17 @@ impl Loaded {
         let query_scale = models::query_scale(&config, context)
             .map(|scales| constant(device, "query scale", &scales))
             .transpose()?;
-        let parts = Parts::new(&config, &|name| weights.get(name).cloned())?;
+        let get = |name: &str| weights.get(name).cloned();
+        let tables = (rope, query_scale);
+        let predictor = predicts.zip(beside).map(|(own, cache)| {
+            let parts = Parts::predictor(&own, &config, &get)?;
+            Engine::predictor(device, own, parts, cache, tables.clone(), arena.clone(), context, options)
+        });
+        let predictor = predictor.transpose()?;
+        let parts = Parts::new(&config, &get)?;
+        let (rope, query_scale) = tables;
         let engine = Engine::new(device, config, parts, cache, rope, query_scale, arena, context, options)?;
-        Ok(Loaded { engine, plan, report })
+        Ok(Loaded { engine, predictor, plan, report })
     }
 }
 

@@ -4,7 +4,7 @@
 use vkllm_runtime::{Arena, Caps, Device, Recording, Usage};
 
 use super::{Engine, ModelFile, ModelOptions};
-use crate::cache::{BLOCK, KvLayout, KvType};
+use crate::cache::{BLOCK, HiddenPool, KvLayout, KvType};
 use crate::error::{Error, Result};
 use crate::models::{self, Config, Parts};
 use crate::weights::{LoadMode, Placed};
@@ -96,8 +96,9 @@ pub(super) struct Draft {
     pub(super) steps: Vec<Recording>,
     /// Bytes of the arena that holds the transients of any of them.
     pub(super) arena: u64,
-    /// The engine, on a device that only counts.
+    /// The engine, and the predictor's, on a device that only counts.
     pub(super) engine: Engine,
+    pub(super) predictor: Option<Engine>,
 }
 
 impl Draft {
@@ -118,13 +119,22 @@ impl Draft {
     ) -> Result<Self> {
         let planner = Device::planner(caps.clone());
         let counted = || planner.taken().iter().sum::<u64>();
-        let layout = file.layout(options, layers, context);
-        layout.check()?;
         let config = &Config { layers, ..file.config.clone() };
-        let cache = super::caches(&planner, layout, config, (context, options.sessions))?;
+        let layout = file.layout(options, config, context);
+        layout.check()?;
+        let cache = super::caches(&planner, layout, config, (context, options), None)?;
+        let predicts = config.predictor();
+        let hidden = cache.2.as_ref();
+        let beside = predicts.as_ref().map(|own| {
+            let layout = file.layout(options, own, context);
+            Ok::<_, Error>((layout, super::caches(&planner, layout, own, (context, options), hidden)?))
+        });
+        let beside = beside.transpose()?;
         let states = config.states();
         let blocks = KvLayout::blocks_of(context, options.sessions).max(1);
-        let kv = layout.bytes(blocks, options.sessions).unwrap_or(u64::MAX);
+        let bytes_of = |layout: &KvLayout| layout.bytes(blocks, options.sessions).unwrap_or(u64::MAX);
+        let kv = bytes_of(&layout).saturating_add(beside.as_ref().map_or(0, |(layout, _)| bytes_of(layout)));
+        let rows = hidden.map_or(0, HiddenPool::bytes);
         let after_kv = counted();
         let wanted = models::required_tensors(&file.gguf, &file.config)?;
         let placed = Placed::new(&planner, &file.gguf, &wanted, options.weights)?;
@@ -133,8 +143,15 @@ impl Draft {
         let rope = planner.buffer("rope", angles, Usage::Constant)?;
         let scale = scales.map(|bytes| planner.buffer("query scale", bytes, Usage::Constant)).transpose()?;
         let after_tables = counted();
-        let parts = Parts::new(config, &|name| placed.weights.get(name).cloned())?;
+        let get = |name: &str| placed.weights.get(name).cloned();
+        let parts = Parts::new(config, &get)?;
         let active = parts.bytes_per_token();
+        let tables = (rope.clone(), scale.clone());
+        let predictor = predicts.zip(beside).map(|(own, (_, cache))| {
+            let parts = Parts::predictor(&own, &file.config, &get)?;
+            Engine::predictor(&planner, own, parts, cache, tables, Arena::default(), context, options)
+        });
+        let predictor = predictor.transpose()?;
         let engine = Engine::new(
             &planner,
             config.clone(),
@@ -147,7 +164,10 @@ impl Draft {
             options,
         )?;
         let output = engine.logits_bytes();
-        let steps = engine.usual_steps()?;
+        let mut steps = engine.usual_steps()?;
+        if let Some(predictor) = &predictor {
+            steps.extend(predictor.usual_steps()?);
+        }
         let arena = steps.iter().map(|step| step.arena_bytes(caps)).max().unwrap_or(0);
         planner.buffer("arena", arena, Usage::Local)?;
         let plan = Plan {
@@ -157,16 +177,16 @@ impl Draft {
             mode: placed.mode,
             why: placed.why,
             kv,
-            states: after_kv.saturating_sub(kv),
+            states: after_kv.saturating_sub(kv).saturating_sub(rows),
             state: 2 * u64::from(states.layers) * states.state_bytes(),
             k_type: layout.k_type,
             v_type: layout.v_type,
             tables: after_tables - after_weights,
-            scratch: counted() - after_tables - output,
+            scratch: counted() - after_tables - output + rows,
             output,
             taken: taken(&planner),
         };
-        Ok(Draft { plan, steps, arena, engine })
+        Ok(Draft { plan, steps, arena, engine, predictor })
     }
 
     /// As `new`, for a device with room for it.
@@ -213,13 +233,15 @@ fn least(file: &ModelFile, options: &ModelOptions, context: u32) -> Option<u64> 
     let imported = options.weights == LoadMode::Import;
     let weights = wanted.iter().filter(|_| !imported).map(|info| info.bytes).sum::<u64>();
     let states = file.config.states().bytes(options.sessions)?;
-    growing(file, options, context, file.config.layers)?.checked_add(weights)?.checked_add(states)
+    growing(file, options, context, &file.config)?.checked_add(weights)?.checked_add(states)
 }
 
 /// Bytes that grow with the context, beside steps.
-fn growing(file: &ModelFile, options: &ModelOptions, context: u32, layers: u32) -> Option<u64> {
-    let layout = file.layout(options, layers, context);
-    let kv = layout.bytes(KvLayout::blocks_of(context, options.sessions), options.sessions)?;
+fn growing(file: &ModelFile, options: &ModelOptions, context: u32, config: &Config) -> Option<u64> {
+    let blocks = KvLayout::blocks_of(context, options.sessions);
+    let of = |config: &Config| file.layout(options, config, context).bytes(blocks, options.sessions);
+    let beside = config.predictor().map_or(Some(0), |predictor| of(&predictor));
+    let kv = of(config)?.checked_add(beside?)?;
     let (angles, scales) = models::table_bytes(&file.config, context);
     kv.checked_add(angles)?.checked_add(scales.unwrap_or(0))
 }
@@ -231,17 +253,18 @@ fn growing(file: &ModelFile, options: &ModelOptions, context: u32, layers: u32) 
 pub(super) fn largest(file: &ModelFile, device: &Device, options: &ModelOptions) -> Result<u32> {
     let caps = device.caps();
     let have = room(device).unwrap_or(u64::MAX);
-    let layout = file.layout(options, file.config.layers, BLOCK);
+    let layout = file.layout(options, &file.config, BLOCK);
     let layers = file.config.typical_layers();
+    let few = &Config { layers, ..file.config.clone() };
     // Bytes that do not grow with cache and tables: weights, records and transients.
     let rest = |context: u32| -> Result<u64> {
         let taken = Draft::of_layers(file, caps, options, context, layers)?.plan.taken;
-        Ok(taken.saturating_sub(growing(file, options, context, layers).unwrap_or(0)))
+        Ok(taken.saturating_sub(growing(file, options, context, few).unwrap_or(0)))
     };
     let needs = |context: u32, rest: u64| {
         let blocks = KvLayout::blocks_of(context, options.sessions);
         let bound = layout.largest_binding(blocks).is_some_and(|bytes| bytes <= caps.max_binding);
-        let bytes = growing(file, options, context, file.config.layers)?.checked_add(rest)?;
+        let bytes = growing(file, options, context, &file.config)?.checked_add(rest)?;
         bound.then_some(bytes)
     };
     // Transients grow with the context too, but little: a few rounds settle it.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use vkllm_runtime::{Buffer, Compiled, Times, Usage, View};
@@ -88,8 +89,12 @@ struct DraftSide {
     vocab: u32,
     /// Positions whose keys and values are in the draft's cache.
     computed: u32,
+    /// It is the target's own predictor: rows that it fed itself are computed again from the target's hidden rows.
+    predicts: bool,
     /// Its pair of rows stands at the cursor.
     paired: bool,
+    /// The host wrote the pair, all of it; acceptance moves its tokens and positions on.
+    written: bool,
     /// By draft position.
     steps: Vec<Made>,
     head: Option<Head>,
@@ -99,6 +104,24 @@ struct DraftSide {
     gate: Option<Buffer>,
     /// By number of rows.
     catch_up: BTreeMap<u32, Made>,
+}
+
+impl DraftSide {
+    /// Rows from the cursor on that stay of a round's draft steps.
+    fn kept(&self, count: u32, accepted: u32) -> u32 {
+        count.min(if self.predicts { 1 } else { accepted + 1 })
+    }
+
+    /// Records a step that catches up by so many rows, whose records are the host's; whether there was none yet.
+    fn record_catch_up(&mut self, engine: &Engine, missed: &View, size: u32) -> Result<bool> {
+        let Entry::Vacant(entry) = self.catch_up.entry(size) else { return Ok(false) };
+        let at = u64::from(size) * ROW;
+        let rows = missed.part(at, at);
+        let mut r = engine.recorder(format!("draft catches up by {size}"), size, Path::Rows);
+        engine.forward(&mut r, &rows, true, Outputs::None, None)?;
+        entry.insert(engine.compile(&r)?);
+        Ok(true)
+    }
 }
 
 /// The rounds of one conversation.
@@ -193,7 +216,9 @@ impl Rounds {
                 slot,
                 vocab: engine.vocab(),
                 computed: 0,
+                predicts: engine.is_predictor(),
                 paired: false,
+                written: false,
                 steps: Vec::new(),
                 head,
                 offers: offers.map(|buffer| (buffer, tokens)),
@@ -275,8 +300,9 @@ impl Rounds {
         let computed = self.draft.as_ref().map_or(0, |side| side.computed);
         match (drafts, draft.as_deref_mut()) {
             (Drafts::Model(_), Some(engine)) => {
+                let known = target.hidden_of(self.slot, base);
                 let stop = target.stopped_by().unwrap_or_default();
-                let prepared = engine.until(&stop, |engine| self.prepare(engine, tokens, count));
+                let prepared = engine.until(&stop, |engine| self.prepare(engine, tokens, count, known));
                 missed = prepared.inspect_err(|_| self.moved(computed))?;
             }
             (Drafts::Given(given), _) => {
@@ -299,6 +325,7 @@ impl Rounds {
         parts.extend(self.verify.get(&(rows, judged)).into_iter().flatten());
         let submitted: Vec<&Compiled> = parts.iter().map(|part| &part.compiled).collect();
         target.committed(self.slot, base);
+        target.leaves_hidden(self.slot, base, rows);
         if let (Drafts::Model(_), Some(side), Some(engine)) = (drafts, &self.draft, draft.as_deref_mut()) {
             engine.committed(side.slot, want(base));
         }
@@ -347,9 +374,9 @@ impl Rounds {
         let (drafted, accepted, drawn) = self.read(target, count)?;
         if let Some(side) = &mut self.draft {
             if let Drafts::Model(_) = drafts {
-                side.computed = base + count.min(accepted + 1);
+                side.computed = base + side.kept(count, accepted);
             }
-            side.paired = true;
+            side.paired = side.written;
         }
         times.wall = began.elapsed();
         times.host = times.wall.saturating_sub(waited);
@@ -370,7 +397,8 @@ impl Rounds {
         let began = Instant::now();
         let computed = self.draft.as_ref().map_or(0, |side| side.computed);
         let stop = target.stopped_by().unwrap_or_default();
-        let prepared = draft.until(&stop, |draft| self.prepare(draft, tokens, count));
+        let known = target.hidden_of(self.slot, tokens.len() as u32 - 1);
+        let prepared = draft.until(&stop, |draft| self.prepare(draft, tokens, count, known));
         let missed = prepared.inspect_err(|_| self.moved(computed))?;
         let Some(side) = &self.draft else { return Ok(Default::default()) };
         let mut parts: Vec<&Compiled> = Vec::with_capacity(missed.len() + count as usize);
@@ -393,10 +421,30 @@ impl Rounds {
         Ok((records.iter().take_while(sure).map(|record| record[0]).collect(), times))
     }
 
+    /// A predictor computes what it lacks of `tokens`, which the target computed, while the target's hidden rows are there.
+    pub(crate) fn follow(
+        &mut self,
+        target: &Engine,
+        predictor: &mut Engine,
+        tokens: &[u32],
+        path: Path,
+    ) -> Result<()> {
+        let Some(side) = &mut self.draft else { return Ok(()) };
+        let end = tokens.len() as u32;
+        predictor.reads(target, side.slot);
+        while side.computed < end {
+            let size = predictor.batch().min(end - side.computed);
+            let rows = &tokens[side.computed as usize..(side.computed + size) as usize];
+            predictor.tokens(side.slot, rows, side.computed, path, super::Tail::None)?;
+            side.computed += size;
+        }
+        Ok(())
+    }
+
     /// A round at `base` for which the draft model proposed `count` tokens accepted some of them.
     pub(crate) fn settled(&mut self, base: u32, count: u32, accepted: u32) {
         if let Some(side) = &mut self.draft {
-            side.computed = base + count.min(accepted + 1);
+            side.computed = base + side.kept(count, accepted);
             side.paired = false;
         }
     }
@@ -413,10 +461,19 @@ impl Rounds {
     }
 
     /// Makes the draft model ready for `count` steps: rows it missed, its pair, its recordings. Returns the sizes of the
-    /// steps that catch up in the round's submission.
-    fn prepare(&mut self, engine: &mut Engine, tokens: &[u32], count: u32) -> Result<Vec<u32>> {
+    /// steps that catch up in the round's submission. A predictor finds hidden rows at the positions `known`.
+    fn prepare(
+        &mut self,
+        engine: &mut Engine,
+        tokens: &[u32],
+        count: u32,
+        known: Range<u32>,
+    ) -> Result<Vec<u32>> {
         let base = tokens.len() as u32 - 1;
         let Some(side) = &mut self.draft else { return Ok(Vec::new()) };
+        if engine.is_predictor() {
+            engine.set_hidden(side.slot, known);
+        }
         engine.reserve(side.slot, base + count)?;
         let want = want(base);
         if !engine.keeps(side.slot, side.computed.min(want), 0) {
@@ -436,13 +493,12 @@ impl Rounds {
             let at = u64::from(size) * ROW;
             engine.write(&self.missed, at, bytemuck::cast_slice(&rows))?;
             side.computed += size;
-            if let Entry::Vacant(entry) = side.catch_up.entry(size) {
-                let rows = self.missed.part(at, at);
-                let mut r = engine.recorder(format!("draft catches up by {size}"), size, Path::Rows);
-                engine.forward(&mut r, &rows, true, Outputs::None, None)?;
-                entry.insert(engine.compile(&r)?);
-                self.made += 1;
-            }
+            self.made += u64::from(side.record_catch_up(engine, &self.missed, size)?);
+        }
+        // What a predictor will lack after rounds of this length.
+        let most = if side.predicts { count } else { 0 };
+        for size in (0..CATCH_UP.ilog2()).map(|bit| 1 << bit).take_while(|size| *size < most) {
+            self.made += u64::from(side.record_catch_up(engine, &self.missed, size)?);
         }
         if !side.paired {
             let row = |back: u32, advance| StepRow {
@@ -452,6 +508,7 @@ impl Rounds {
             // A conversation's first token has none before it.
             let pair = [row(base.min(1), false), row(0, true)];
             engine.write(&self.pair, 0, bytemuck::cast_slice(&pair))?;
+            side.written = true;
         }
         while side.steps.len() < count as usize {
             let index = side.steps.len() as u64;

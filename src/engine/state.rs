@@ -5,7 +5,7 @@
 use vkllm_runtime::Buffer;
 
 use super::Engine;
-use crate::cache::{BLOCK, KvLayout, STATE_RING, StateLayout};
+use crate::cache::{BLOCK, HIDDEN_KEPT, HiddenPool, KvLayout, STATE_RING, StateLayout};
 use crate::error::{Error, Result};
 use crate::ops::HISTORY_RING;
 
@@ -15,19 +15,31 @@ impl Engine {
         let KvLayout { layers, near, ring, kv_heads, head, head_v, v_in_k, k_type, v_type } =
             *self.kv.layout();
         let types = (k_type.name(), if v_in_k { "none" } else { v_type.name() });
+        let hidden = match self.kept_rows() {
+            Some(_) => format!("; {HIDDEN_KEPT} hidden rows of {}", self.config.width),
+            None => String::new(),
+        };
         let StateLayout { layers: states, channels, taps, size, key_heads, heads, columns } =
             *self.states.layout();
         format!(
             "{layers} layers, {near} of them with rings of {ring}, {kv_heads} heads of {head} and {head_v}, {} and {}; \
-             {states} states of {heads} heads of {columns} by {size}, {key_heads} keys, {channels} channels of {taps}",
+             {states} states of {heads} heads of {columns} by {size}, {key_heads} keys, {channels} channels of {taps}{hidden}",
             types.0, types.1
         )
+    }
+
+    /// The hidden rows that belong to this engine's conversations; a predictor reads those of its model.
+    fn kept_rows(&self) -> Option<&HiddenPool> {
+        self.hidden.as_ref().filter(|_| !self.is_predictor())
     }
 
     /// Where a slot's state lies of positions below `end`, when those before `committed` are part of recurrent states.
     fn parts(&self, slot: u32, committed: u32, end: u32) -> Vec<(&Buffer, u64, u64)> {
         let mut parts = self.kv.parts(slot, self.blocks(slot, end));
         parts.extend(self.states.parts(slot, committed, end));
+        parts.extend(
+            self.kept_rows().into_iter().flat_map(|pool| pool.parts(slot, end)).map(|(_, part)| part),
+        );
         parts
     }
 
@@ -45,6 +57,14 @@ impl Engine {
         let blocks = self.blocks(slot, end).len();
         for range in self.kv.unwritten(blocks, end) {
             bytes[first + range.start..first + range.end].fill(0);
+        }
+        let mut at = bytes.len();
+        let rows: Vec<_> = self.kept_rows().into_iter().flat_map(|pool| pool.parts(slot, end)).collect();
+        for (position, (.., len)) in rows.into_iter().rev() {
+            at -= len as usize;
+            if !self.hidden_of(slot, end).contains(&position) {
+                bytes[at..at + len as usize].fill(0);
+            }
         }
         Ok(bytes)
     }
@@ -73,6 +93,7 @@ impl Engine {
             rest = after;
         }
         self.committed(slot, committed);
+        self.set_hidden(slot, end.saturating_sub(HIDDEN_KEPT)..end);
         let recent = tokens.len().saturating_sub(HISTORY_RING as usize);
         for (position, token) in (0u32..).zip(tokens).skip(recent) {
             let word = self.history_of(slot) + position % HISTORY_RING;

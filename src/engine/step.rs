@@ -10,9 +10,9 @@ use vkllm_shaders::records::{Sampler, StepRow};
 use super::recordings::{Key, Made, Profile, Recordings, Tail};
 use super::slot::Slot;
 use super::work::{self, CommandWork, Seen};
-use super::{Head, ModelOptions, Parts};
+use super::{Caches, Head, ModelOptions, Parts};
 use crate::batch::Row;
-use crate::cache::{BLOCK, KvPool, STATE_RING, StatePool};
+use crate::cache::{BLOCK, HiddenPool, KvPool, STATE_RING, StatePool};
 use crate::error::{Error, Result};
 use crate::models::{self, Config, Outputs, StepViews};
 use crate::ops::{
@@ -104,6 +104,8 @@ pub struct Engine {
     parts: Parts,
     pub(super) kv: KvPool,
     pub(super) states: StatePool,
+    /// Of a model with a predictor, and of the predictor.
+    pub(super) hidden: Option<HiddenPool>,
     rope: Buffer,
     query_scale: Option<Buffer>,
     pub(super) buffers: Buffers,
@@ -130,7 +132,7 @@ impl Engine {
         device: &Device,
         config: Config,
         parts: Parts,
-        (kv, states): (KvPool, StatePool),
+        (kv, states, hidden): Caches,
         rope: Buffer,
         query_scale: Option<Buffer>,
         arena: Arena,
@@ -170,6 +172,7 @@ impl Engine {
             parts,
             kv,
             states,
+            hidden,
             rope,
             query_scale,
             buffers: Buffers {
@@ -204,6 +207,23 @@ impl Engine {
             engine.buffers.logits = Some(engine.logits_buffer()?);
         }
         Ok(engine)
+    }
+
+    /// An engine for a layer that predicts further tokens. Only rounds ask for its logits.
+    ///
+    /// Errors: as [`Engine::new`].
+    pub(super) fn predictor(
+        device: &Device,
+        config: Config,
+        parts: Parts,
+        cache: Caches,
+        (rope, query_scale): (Buffer, Option<Buffer>),
+        arena: Arena,
+        context: u32,
+        options: &ModelOptions,
+    ) -> Result<Self> {
+        let options = &ModelOptions { logits: false, ..*options };
+        Engine::new(device, config, parts, cache, rope, query_scale, arena, context, options)
     }
 
     /// This engine, which only counts, in place of one whose device was lost: whoever uses it is told of the loss.
@@ -338,8 +358,13 @@ impl Engine {
     }
 
     pub(super) fn row(&self, slot: u32, token: u32, position: u32, advance: bool) -> StepRow {
-        Row { token, position, table: self.table_entry(slot), sampler: slot, out_index: slot, advance }
-            .record()
+        let (table, bare) = (self.table_entry(slot), self.is_bare(slot, position));
+        Row { token, position, table, sampler: slot, out_index: slot, advance, bare }.record()
+    }
+
+    /// Whether it predicts from another engine's hidden rows.
+    pub(super) fn is_predictor(&self) -> bool {
+        self.parts.entry.is_some()
     }
 
     /// Puts the cursor of a slot on a token, so that the next decode step continues from it.
@@ -381,6 +406,7 @@ impl Engine {
         let target = if matches!(tail, Tail::Sample(_)) { slot } else { 0 };
         let seen = Seen { first: start, rows: count };
         self.committed(slot, if path == Path::Rows { start } else { start + count });
+        self.leaves_hidden(slot, start, count);
         self.run(Key { rows: count, path, outputs, tail, cursor: None, target }, seen, began)
     }
 
@@ -397,6 +423,7 @@ impl Engine {
             target: slot,
         };
         self.committed(slot, position);
+        self.leaves_hidden(slot, position, 1);
         self.run(key, Seen { first: position, rows: 1 }, began)?;
         self.drawn(slot)
     }
@@ -416,7 +443,10 @@ impl Engine {
         let (path, outputs, tail) = (Path::Rows, Outputs::All, Tail::SampleRows(draw));
         let first = from.iter().map(|&(.., position)| position).max().unwrap_or(0);
         let key = Key { rows: count, path, outputs, tail, cursor: None, target: 0 };
-        from.iter().for_each(|&(slot, _, position)| self.committed(slot, position));
+        for &(slot, _, position) in from {
+            self.committed(slot, position);
+            self.leaves_hidden(slot, position, 1);
+        }
         self.run(key, Seen { first, rows: count }, began)?;
         Ok(from.iter().map(|&(slot, ..)| self.drawn(slot)).collect())
     }
@@ -597,6 +627,7 @@ impl Engine {
         let buffers = &self.buffers;
         let rope = self.rope.whole();
         let query_scale = self.query_scale.as_ref().map(Buffer::whole);
+        let hidden = self.hidden.as_ref().map(HiddenPool::view);
         let step = StepViews {
             rows,
             block_table: &buffers.table,
@@ -604,6 +635,7 @@ impl Engine {
             rope: &rope,
             query_scale: query_scale.as_ref(),
             outputs: &buffers.outputs,
+            hidden: hidden.as_ref(),
             head: head.map(Head::view),
         };
         if note {

@@ -6,7 +6,7 @@ use vkllm_runtime::{Caps, Command, Device, DeviceOptions, Kernel, Need, Recordin
 use vkllm_shaders::formats::{FORMATS, Format};
 use vkllm_shaders::records::{Sampler, StepRow};
 
-use crate::cache::{BLOCK, KvLayout, KvPool, KvType, StatePool};
+use crate::cache::{BLOCK, HiddenView, KvLayout, KvPool, KvType, StatePool};
 use crate::error::Result;
 use crate::models::{
     self, ARCHITECTURES, Config, ExpertConfig, LatentConfig, LayerKind, Outputs, Parts, RecurrentConfig,
@@ -147,7 +147,7 @@ fn linear(
     Ok(())
 }
 
-/// What stands before and after the verification of drafts.
+/// What stands before and after the verification of drafts, and what hands hidden rows to a predictor.
 fn verification(found: &mut Found<'_>, rows: u32) -> Result<()> {
     let mut r = Recorder::new("verification".into(), found.caps, rows, Path::Rows, Activations::Float);
     let (cursor, pair) = (step_rows(&mut r.recording, 1), step_rows(&mut r.recording, 2));
@@ -163,6 +163,11 @@ fn verification(found: &mut Found<'_>, rows: u32) -> Result<()> {
     let [counts, args] = ["counts", "args"].map(|name| r.recording.transient(name, grids.bytes()));
     let gate = Gate { drafts: &drafts, drafted: 1, ln_p_min: 0.0, counts: &counts, args: &args };
     ops::gate(&mut r, &grids, &gate)?;
+    let x = r.floats("x", rows, WIDTH);
+    let ring = r.floats("hidden rows", BLOCK, WIDTH);
+    let hidden = HiddenView { rows: ring, ring: BLOCK };
+    ops::hidden_put(&mut r, &step, &x, (rows, WIDTH), &hidden)?;
+    ops::hidden_get(&mut r, &step, WIDTH, &hidden)?;
     found.add(&r);
     Ok(())
 }
@@ -205,6 +210,7 @@ fn config(architecture: &'static models::Architecture, head: u32) -> Config {
         architecture,
         name: None,
         layers,
+        predictors: 0,
         width: WIDTH,
         ffn: 2 * WIDTH,
         heads: WIDTH / head,
@@ -312,6 +318,7 @@ fn model(
             ring_table: &table,
             rope: &rope,
             query_scale,
+            hidden: None,
             outputs: &list,
             head: None,
         };

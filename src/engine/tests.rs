@@ -1,6 +1,6 @@
 //! Every barrier of whole steps is needed: the synchronisation layer reports what happens without it.
 
-use vkllm_runtime::{CompileOptions, Device, DeviceOptions, Error, Validation};
+use vkllm_runtime::{Command, CompileOptions, Device, DeviceOptions, Error, Selector, Validation};
 
 use super::recordings::{Key, Tail};
 use super::{Engine, Model, ModelFile, ModelOptions};
@@ -77,4 +77,35 @@ fn barriers_of_a_step_are_needed_one_by_one() {
         noticed * 100 >= all * SHARE,
         "{noticed} of {all} removals are noticed; newer layers need VK_LAYER_SYNCVAL_SHADER_ACCESSES_HEURISTIC=1"
     );
+}
+
+/// At one row, so that short kernels do not wait for each other more often than they must.
+#[test]
+fn a_hybrid_layer_has_at_most_12_dispatches() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/golden/qwen35-f16.gguf");
+    if !path.exists() {
+        println!("skipped: ../shared/golden/qwen35-f16.gguf is not there");
+        return;
+    }
+    let options = DeviceOptions { selector: Selector::Reference, ..DeviceOptions::default() };
+    let device = Device::open(&options).expect("the reference");
+    let options = ModelOptions { context: Some(256), ..ModelOptions::default() };
+    let model = Model::open(&device, &path, &options, &|_, _| true).expect("it loads");
+    let engine = model.engine();
+    let tail = Tail::Sample(Draw::default());
+    let key = Key { rows: 1, path: Path::Rows, outputs: Outputs::All, tail, cursor: Some(0), target: 0 };
+    let recording = engine.step(&key).expect("it can be recorded").recording;
+    let of = |layer: u32| {
+        let prefix = format!("blk.{layer}.");
+        let labels = recording.commands().iter().filter_map(|command| match command {
+            Command::Dispatch(dispatch) => dispatch.label.strip_prefix(&prefix),
+            _ => None,
+        });
+        labels.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (layer, most) in [(0, 12), (3, 14)] {
+        let labels = of(layer);
+        println!("layer {layer}: {} dispatches: {}", labels.len(), labels.join(", "));
+        assert!(labels.len() <= most, "{labels:?}");
+    }
 }

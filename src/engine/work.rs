@@ -193,6 +193,12 @@ impl Counter<'_> {
                 let activations = u64::from(push.count) * u64::from(push.k) * 8;
                 fixed(Work { activations, ..Work::default() })
             }
+            // Of the rings only the rows of the step.
+            "hidden_put" | "hidden_get" => {
+                let mut work = whole_views(dispatch, &["hidden"]);
+                work.activations += moved(dispatch);
+                fixed(work)
+            }
             "heads" => {
                 let push = push::<ops::heads::Push>(dispatch);
                 let rows = u64::from(push.row_count);
@@ -268,6 +274,18 @@ impl Counter<'_> {
 /// A specialisation constant that the dispatch gives, else 0.
 fn spec(dispatch: &Dispatch, name: &str) -> u32 {
     dispatch.specs.iter().find(|(other, _)| *other == name).map_or(0, |(_, value)| *value)
+}
+
+/// Bytes of the rows that are copied to or from a ring of hidden rows.
+fn moved(dispatch: &Dispatch) -> u64 {
+    let (k, rows) = if dispatch.kernel.op == "hidden_put" {
+        let push = push::<ops::hidden_put::Push>(dispatch);
+        (push.k, push.row_count)
+    } else {
+        let push = push::<ops::hidden_get::Push>(dispatch);
+        (push.k, push.row_count)
+    };
+    u64::from(k) * u64::from(rows) * 4
 }
 
 fn fixed(fixed: Work) -> CommandWork {

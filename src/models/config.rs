@@ -14,6 +14,8 @@ pub struct Config {
     pub architecture: &'static Architecture,
     pub name: Option<String>,
     pub layers: u32,
+    /// Layers behind them that predict further tokens from hidden rows and are used: 0 or 1.
+    pub predictors: u32,
     /// Width of the residual stream.
     pub width: u32,
     /// Width between the feed-forward matrices.
@@ -113,11 +115,14 @@ impl Config {
             let allowed = format!("at most one for each of the {} tensors", gguf.tensors().len());
             return Err(meta.refuse(&key("block_count"), blocks, allowed).into());
         }
-        // The last blocks may predict further tokens; they take no part in the logits.
+        // The last blocks may predict further tokens; they take no part in the logits. The first of them is fed its own rows
+        // to predict more than one token; the others of a file that has several are not used.
         let layers = match meta.u32(&key("nextn_predict_layers"))? {
             Some(extra) => blocks - within("nextn_predict_layers", extra, 0, blocks - 1)?,
             None => blocks,
         };
+        let predicts = gguf.tensor(&format!("blk.{layers}.nextn.eh_proj.weight")).is_some();
+        let predictors = u32::from(layers < blocks && predicts);
         let width = required("embedding_length", MAX_WIDTH)?;
         let kinds = recurrent::kinds(gguf, architecture, layers)?;
         let recurrent = recurrent::read(gguf, architecture, width)?;
@@ -309,6 +314,7 @@ impl Config {
             architecture,
             name: meta.str("general.name")?.map(str::to_owned),
             layers,
+            predictors,
             width,
             ffn,
             heads,
@@ -347,6 +353,22 @@ impl Config {
             vocab: vocab as u32,
             context,
             query_scale,
+        })
+    }
+
+    /// The layer that predicts further tokens as a decoder of one layer, whose tensors have the number behind the last of this
+    /// one's.
+    pub fn predictor(&self) -> Option<Config> {
+        let experts = self.experts.clone().map(|experts| ExpertConfig { leading_dense: 0, ..experts });
+        (self.predictors > 0).then(|| Config {
+            layers: 1,
+            predictors: 0,
+            kinds: vec![LayerKind::PLAIN],
+            recurrent: None,
+            window: None,
+            window_base: None,
+            experts,
+            ..self.clone()
         })
     }
 

@@ -2,9 +2,9 @@
 
 use vkllm_runtime::View;
 
-use super::{Config, HeadNorm, Layer, Parts};
+use super::{Config, Entry, HeadNorm, Layer, Parts};
 use crate::blocks::{self, AttentionInputs, Onto, RecurrentInputs, Source};
-use crate::cache::{KvPool, StatePool};
+use crate::cache::{HiddenView, KvPool, StatePool};
 use crate::error::Result;
 use crate::ops::{
     self, AttentionShape, AttentionTile, Forms, LinearArgs, Norm, Path, Recorder, Rows, Stored,
@@ -22,6 +22,8 @@ pub struct StepViews<'a> {
     pub query_scale: Option<&'a View>,
     /// Indices of the rows whose logits are wanted.
     pub outputs: &'a View,
+    /// Where hidden rows are kept: a model's for its predictor, and the predictor's own for its next token.
+    pub hidden: Option<&'a HiddenView>,
     /// In place of the model's own; tokens without a row cannot be chosen.
     pub head: Option<TrimmedHead<'a>>,
 }
@@ -71,10 +73,13 @@ pub fn record(
         Some(w) => Some((w, w.begin(r, &parts.embedding, step.rows, config.embedding_scale)?)),
         None => None,
     };
-    let x = match &several {
+    let mut x = match &several {
         Some((w, (streams, _))) => streams.one(w.active),
         None => ops::embed(r, &parts.embedding, step.rows, config.embedding_scale)?,
     };
+    if let (Some(entry), Some(hidden)) = (&parts.entry, step.hidden) {
+        x = enter(r, entry, &x, step.rows, hidden)?;
+    }
     let cached = config.attention_layers();
     let mut recurrences = 0;
     for (index, layer) in parts.layers.iter().enumerate() {
@@ -106,17 +111,33 @@ pub fn record(
         let state = layer.recurrent.as_ref().map(|_| states.layer(recurrences));
         let (layout, eps) = (states.layout(), config.norm_eps);
         let recurrent = state.as_ref().map(|state| RecurrentInputs { layout, eps, rows: step.rows, state });
+        // Of a predictor that catches up only the cache is wanted.
+        let keys_only = parts.entry.is_some() && outputs == Outputs::None;
         match (&several, &layer.streams) {
             (Some((_, (streams, own))), Some(w)) => {
                 let x = w.predict(r, streams)?;
-                record_layer(r, config, layer, &x, (inputs.as_ref(), recurrent.as_ref()))?;
+                record_layer(r, config, layer, &x, (inputs.as_ref(), recurrent.as_ref()), false)?;
                 w.correct(r, streams, &x, (own, number))?;
             }
-            _ => record_layer(r, config, layer, &x, (inputs.as_ref(), recurrent.as_ref()))?,
+            _ => record_layer(r, config, layer, &x, (inputs.as_ref(), recurrent.as_ref()), keys_only)?,
         }
         recurrences += u32::from(layer.recurrent.is_some());
     }
     r.scope("");
+    let whole = (&parts.output, parts.output_bias.as_ref());
+    let (matrix, bias) = step.head.as_ref().map_or(whole, |head| (head.matrix, head.bias));
+    // Few rows of many are the last of a prompt: their logits come from the same kernels as a decoded row's.
+    let path = if outputs == Outputs::All { r.path } else { Path::Rows };
+    let forms = r.on_path(path, |r| blocks::forms_of(r, matrix));
+    let mut normed = None;
+    if let (Some(hidden), None) = (step.hidden, &parts.entry) {
+        let wanted = if outputs == Outputs::All { FLOAT.and(forms) } else { FLOAT };
+        let h = ops::norm(r, "output_norm", (&x, config.width), r.rows, &parts.output_norm, wanted)?;
+        if let Some(float) = &h.float {
+            ops::hidden_put(r, step.rows, float, (r.rows, config.width), hidden)?;
+        }
+        normed = Some(h).filter(|_| outputs == Outputs::All);
+    }
     let chosen = |r: &mut Recorder<'_>, x: View| match outputs {
         Outputs::None | Outputs::All => Ok((x, r.rows)),
         Outputs::Last => {
@@ -137,21 +158,41 @@ pub fn record(
             (w.merge(r, &views, (count, config.width))?, count)
         }
     };
-    let whole = (&parts.output, parts.output_bias.as_ref());
-    let (matrix, bias) = step.head.as_ref().map_or(whole, |head| (head.matrix, head.bias));
-    // Few rows of many are the last of a prompt: their logits come from the same kernels as a decoded row's.
-    let path = if outputs == Outputs::All { r.path } else { Path::Rows };
-    let path_of_step = std::mem::replace(&mut r.path, path);
-    let forms = blocks::forms_of(r, matrix);
-    let h = ops::norm(r, "output_norm", (&x, config.width), count, &parts.output_norm, forms)?;
+    // A predictor goes on from its last row when it predicts another token.
+    let feeds = step.hidden.filter(|_| parts.entry.is_some() && outputs == Outputs::Last);
+    let wanted = if feeds.is_some() { FLOAT.and(forms) } else { forms };
+    let h = match normed {
+        Some(h) => h,
+        None => ops::norm(r, "output_norm", (&x, config.width), count, &parts.output_norm, wanted)?,
+    };
+    if let (Some(hidden), Some(float)) = (feeds, &h.float) {
+        let row = step.rows.len / u64::from(r.rows);
+        let last = step.rows.part(step.rows.len - row, row);
+        ops::hidden_put(r, &last, float, (1, config.width), hidden)?;
+    }
     let args = LinearArgs { bias, scale: config.logit_scale, ..LinearArgs::default() };
-    let logits = ops::linear(r, "output", &h, count, matrix, args)?;
-    r.path = path_of_step;
+    let logits = r.on_path(path, |r| ops::linear(r, "output", &h, count, matrix, args))?;
     if config.final_cap != 0.0 {
         ops::soft_cap(r, "output_cap", &logits, count * matrix.n, config.final_cap)?;
     }
     let Some(head) = &step.head else { return Ok(Some(logits)) };
     Ok(Some(ops::spread(r, &logits, &head.places, (count, matrix.n, config.vocab))?))
+}
+
+const FLOAT: Forms = Forms { float: true, int8: false };
+
+/// The rows that a predictor's layer reads, from the embeddings `x` of its tokens.
+fn enter(r: &mut Recorder<'_>, entry: &Entry, x: &View, rows: &View, hidden: &HiddenView) -> Result<View> {
+    let width = entry.token_norm.weight.k;
+    r.scope("nextn");
+    let h = ops::hidden_get(r, rows, width, hidden)?;
+    let token = ops::norm(r, "enorm", (x, width), r.rows, &entry.token_norm, FLOAT)?;
+    let before = ops::norm(r, "hnorm", (&h, width), r.rows, &entry.hidden_norm, FLOAT)?;
+    let (token, before) = (token.float.unwrap_or_else(|| x.clone()), before.float.unwrap_or(h));
+    let both = ops::join(r, "join", (&token, width, width), (&before, width, width), r.rows)?;
+    let forms = blocks::forms_of(r, &entry.projection);
+    let both = ops::forms_of_rows(r, "join", &both, 2 * width, forms)?;
+    ops::linear(r, "eh_proj", &both, r.rows, &entry.projection, LinearArgs::default())
 }
 
 /// What layers of one kind see: all keys, or those of a window.
@@ -211,6 +252,7 @@ fn record_layer(
     layer: &Layer,
     x: &View,
     (attends, recurs): (Option<&AttentionInputs<'_>>, Option<&RecurrentInputs<'_>>),
+    keys_only: bool,
 ) -> Result<()> {
     let (width, parallel) = (config.width, config.architecture.parallel);
     let onto = |post_norm, post_label| Onto { x, post_norm, post_label, scale: config.residual_scale };
@@ -225,6 +267,9 @@ fn record_layer(
         forms = forms.and(layer.streams.as_ref().map_or(Forms::default(), |w| w.forms(r)));
         let h = read(r, "attn_norm", x, width, layer.attn_norm.as_ref(), forms)?;
         if let Some((w, inputs)) = attention {
+            if keys_only {
+                return blocks::attention_keys(r, &h, w, inputs);
+            }
             let after_attention = onto(layer.attn_post_norm.as_ref(), "attn_post_norm");
             blocks::attention(r, &h, w, inputs, &after_attention)?;
         }

@@ -53,6 +53,9 @@ impl Config {
             let count = self.kinds.iter().filter(|kind| kind.recurrent).count();
             all.push(format!("{name} in {count} of {} layers", self.layers));
         }
+        if self.predictors > 0 {
+            all.push("multi-token prediction".to_owned());
+        }
         if let Some(window) = &self.window {
             let near = window.layers.iter().filter(|has| **has).count();
             all.push(format!("sliding window of {} keys in {near} of {} layers", window.keys, self.layers));

@@ -27,9 +27,20 @@ pub struct Layer {
     pub streams: Option<Box<StreamLayer>>,
 }
 
+/// What a layer that predicts further tokens reads: a token's embedding beside the hidden row before it, both normalised.
+#[derive(Debug)]
+pub struct Entry {
+    pub token_norm: Norm,
+    pub hidden_norm: Norm,
+    /// From both side by side to the width of the layer.
+    pub projection: Tensor,
+}
+
 /// The weights of a model in the shape its layers use them.
 #[derive(Debug)]
 pub struct Parts {
+    /// In place of the embedding alone, for a predictor.
+    pub entry: Option<Entry>,
     pub embedding: Tensor,
     pub layers: Vec<Layer>,
     pub output_norm: Norm,
@@ -81,52 +92,65 @@ pub fn expected(config: &Config) -> Vec<Expected> {
     for name in ["rope_freqs", "rope_factors_long", "rope_factors_short"] {
         add(format!("{name}.weight"), config.rot / 2, 1, Optional);
     }
+    for layer in 0..config.layers {
+        layer_tensors(config, layer, &mut |name, k, n, count, presence| {
+            stack(format!("blk.{layer}.{name}"), k, n, count, presence);
+        });
+    }
+    if let Some(predictor) = config.predictor() {
+        let mut stack = |name: &str, k, n, count, presence| {
+            stack(format!("blk.{}.{name}", config.layers), k, n, count, presence);
+        };
+        layer_tensors(&predictor, 0, &mut stack);
+        let mut add = |name: &str, k, n, presence| stack(&format!("nextn.{name}.weight"), k, n, 1, presence);
+        add("eh_proj", 2 * width, width, Required);
+        add("enorm", width, 1, Required);
+        add("hnorm", width, 1, Required);
+        add("shared_head_norm", width, 1, Optional);
+        add("shared_head_head", width, vocab, Optional);
+        add("embed_tokens", width, vocab, Optional);
+    }
     if let Some(sizes) = &config.streams {
         streams::expected(config, sizes, &mut all);
     }
-    for layer in 0..config.layers {
-        let all = &mut all;
-        let mut stack = |name: String, k: u32, n: u32, count: u32, presence| {
-            all.push(Expected { name, k: k.into(), n: n.into(), count: count.into(), presence });
-        };
-        let mut stack =
-            |name: &str, k, n, count, presence| stack(format!("blk.{layer}.{name}"), k, n, count, presence);
-        let kind = config.kind(layer);
-        match config.experts_of(layer).filter(|_| kind.ffn) {
-            Some(experts) => mixture(config, experts, &mut stack),
-            None if kind.ffn => {
-                feed_forward(config, &mut |name, k, n, presence| stack(name, k, n, 1, presence))
-            }
-            None => {}
-        }
-        if let Some(sizes) = config.latent {
-            latent(config, sizes, &mut stack);
-        }
-        let mut add = |name: &str, k, n, presence| stack(name, k, n, 1, presence);
-        if a.pre_norm && (kind.attention || kind.recurrent) {
-            add("attn_norm.weight", width, 1, Required);
-            add("attn_norm.bias", width, 1, Optional);
-        }
-        if kind.attention && config.latent.is_none() {
-            attention(config, config.cached_in(layer) == layer, &mut add);
-        }
-        if let Some(sizes) = &config.streams {
-            streams::layer(config, sizes, &mut add);
-        }
-        if let Some(sizes) = config.recurrent.filter(|_| kind.recurrent) {
-            recurrent(config, &sizes, &mut add);
-        }
-        if a.post_norm {
-            add("post_attention_norm.weight", width, 1, Required);
-            add("post_ffw_norm.weight", width, 1, Required);
-        }
-        if a.pre_norm && !a.parallel && kind.ffn {
-            let end = if a.bare_ffn_norm { "" } else { ".weight" };
-            add(&format!("{}{end}", a.ffn_norm), width, 1, Required);
-            add(&format!("{}.bias", a.ffn_norm), width, 1, Optional);
-        }
-    }
     all
+}
+
+/// The tensors of one layer, without its number.
+fn layer_tensors(config: &Config, layer: u32, stack: &mut AddStack<'_>) {
+    use Presence::{Optional, Required};
+    let (a, width, kind) = (config.architecture, config.width, config.kind(layer));
+    match config.experts_of(layer).filter(|_| kind.ffn) {
+        Some(experts) => mixture(config, experts, stack),
+        None if kind.ffn => feed_forward(config, &mut |name, k, n, presence| stack(name, k, n, 1, presence)),
+        None => {}
+    }
+    if let Some(sizes) = config.latent {
+        latent(config, sizes, stack);
+    }
+    let mut add = |name: &str, k, n, presence| stack(name, k, n, 1, presence);
+    if a.pre_norm && (kind.attention || kind.recurrent) {
+        add("attn_norm.weight", width, 1, Required);
+        add("attn_norm.bias", width, 1, Optional);
+    }
+    if kind.attention && config.latent.is_none() {
+        attention(config, config.cached_in(layer) == layer, &mut add);
+    }
+    if let Some(sizes) = &config.streams {
+        streams::layer(config, sizes, &mut add);
+    }
+    if let Some(sizes) = config.recurrent.filter(|_| kind.recurrent) {
+        recurrent(config, &sizes, &mut add);
+    }
+    if a.post_norm {
+        add("post_attention_norm.weight", width, 1, Required);
+        add("post_ffw_norm.weight", width, 1, Required);
+    }
+    if a.pre_norm && !a.parallel && kind.ffn {
+        let end = if a.bare_ffn_norm { "" } else { ".weight" };
+        add(&format!("{}{end}", a.ffn_norm), width, 1, Required);
+        add(&format!("{}.bias", a.ffn_norm), width, 1, Optional);
+    }
 }
 
 type Add<'a> = dyn FnMut(&str, u32, u32, Presence) + 'a;
@@ -449,7 +473,12 @@ impl Finder<'_> {
         let rates = if sizes.joint_rates {
             Rates::Joint(projection("ssm_ba")?)
         } else {
-            Rates::Apart { alpha: projection("ssm_alpha")?, beta: projection("ssm_beta")? }
+            let (alpha, beta) = (projection("ssm_alpha")?, projection("ssm_beta")?);
+            let pair = alpha.with(&beta).map(|both| (both, true));
+            match pair.or_else(|| beta.with(&alpha).map(|both| (both, false))) {
+                Some((both, alpha_first)) => Rates::Pair { both, alpha_first },
+                None => Rates::Apart { alpha, beta },
+            }
         };
         // Where one matrix has the rates of a key head together, its value heads are neighbours.
         let share = if sizes.joint_rates { sizes.heads / sizes.key_heads } else { 0 };
@@ -549,7 +578,36 @@ impl Parts {
             output_norm.eps *= (streams.count * streams.count) as f32;
         }
         let output_bias = top.optional("output.bias");
-        Ok(Parts { embedding, layers, output_norm, output, output_bias, streams })
+        Ok(Parts { entry: None, embedding, layers, output_norm, output, output_bias, streams })
+    }
+
+    /// The weights of a model's [`Config::predictor`], which share embedding, output norm and output matrix with the model
+    /// where the file has none for it.
+    ///
+    /// Errors: a tensor that was not loaded.
+    pub fn predictor(config: &Config, model: &Config, get: &dyn Fn(&str) -> Option<Tensor>) -> Result<Self> {
+        let own = Finder { config, prefix: format!("blk.{}.", model.layers), get };
+        let shared = Finder { config, prefix: String::new(), get };
+        let whole = shared.required("token_embd.weight")?;
+        let norm = |name: &str| own.norm(&format!("nextn.{name}"));
+        let head = own.optional("nextn.shared_head_head.weight");
+        let has_norm = own.optional("nextn.shared_head_norm.weight").is_some();
+        Ok(Parts {
+            streams: None,
+            entry: Some(Entry {
+                token_norm: norm("enorm")?,
+                hidden_norm: norm("hnorm")?,
+                projection: own.required("nextn.eh_proj.weight")?,
+            }),
+            embedding: own.optional("nextn.embed_tokens.weight").unwrap_or_else(|| whole.clone()),
+            layers: vec![own.layer(0)?],
+            output_norm: match has_norm {
+                true => norm("shared_head_norm")?,
+                false => shared.norm(config.architecture.output_norm)?,
+            },
+            output_bias: head.is_none().then(|| shared.optional("output.bias")).flatten(),
+            output: head.or_else(|| shared.optional("output.weight")).unwrap_or(whole),
+        })
     }
 
     /// Bytes of the matrices that one decoded token reads (the embedding counts only as output matrix).
@@ -561,6 +619,7 @@ impl Parts {
                 + layer.streams.as_ref().map_or(0, |streams| streams.bytes())
         };
         let streams = self.streams.as_ref().map_or(0, StreamWeights::bytes);
-        self.layers.iter().map(bytes).sum::<u64>() + self.output.view.len + streams
+        let entry = self.entry.as_ref().map_or(0, |entry| entry.projection.view.len);
+        self.layers.iter().map(bytes).sum::<u64>() + entry + self.output.view.len + streams
     }
 }

@@ -13,7 +13,7 @@ mod table;
 pub use config::{Config, LatentConfig, Window};
 pub use decoder::{Outputs, StepViews, TrimmedHead, record};
 pub use experts::ExpertConfig;
-pub use layers::{Layer, Parts, expected, required_tensors, strangers};
+pub use layers::{Entry, Layer, Parts, expected, required_tensors, strangers};
 pub use recurrent::{LayerKind, RecurrentConfig, RecurrentKind};
 pub use rope::{RopeScaling, query_scale, rope_factors, rope_table, table_bytes};
 pub use streams::StreamConfig;

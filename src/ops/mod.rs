@@ -2,6 +2,7 @@
 
 mod attention;
 mod experts;
+mod hidden;
 mod linear;
 mod recurrent;
 mod rows;
@@ -13,6 +14,7 @@ pub use attention::{
     AttentionShape, AttentionTile, HeadNorms, HeadsArgs, Stored, attention, attention_tiles, heads,
 };
 pub use experts::{Gating, Router, Routing, SharedExpert, experts_sum, route, route_heads};
+pub use hidden::{hidden_get, hidden_put};
 pub use linear::{LinearArgs, Stack, linear, linear_experts, linear_heads, takes_int8};
 pub use recurrent::{ConvArgs, RecurrenceArgs, Rule, conv, recurrence};
 pub use rows::{
@@ -120,6 +122,14 @@ impl<'a> Recorder<'a> {
     /// Sets what labels begin with, for example `blk.3`.
     pub fn scope(&mut self, prefix: impl Into<String>) {
         self.prefix = prefix.into();
+    }
+
+    /// What is recorded on another path than the step's.
+    pub fn on_path<T>(&mut self, path: Path, record: impl FnOnce(&mut Self) -> T) -> T {
+        let own = std::mem::replace(&mut self.path, path);
+        let recorded = record(self);
+        self.path = own;
+        recorded
     }
 
     fn label(&self, name: &str) -> String {

@@ -124,7 +124,7 @@ impl Side<'_> {
             ("sample_collect", "part") => self.collected(),
             ("sample_penalize", "logits") => self.values(),
             ("argmax" | "sample_histogram" | "sample_history" | "sample" | "gather" | "step_grid", _)
-            | ("verify_rows" | "accept", _) => self.exact(),
+            | ("verify_rows" | "accept" | "hidden_put" | "hidden_get", _) => self.exact(),
             _ => self.fallback(),
         }
     }

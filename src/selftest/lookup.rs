@@ -1,7 +1,8 @@
-//! Lookups and copies (`embed`, `gather`, `join`, `step_grid`): every one exact.
+//! Lookups and copies (`embed`, `gather`, `join`, `hidden_put`, `hidden_get`, `step_grid`): every one exact.
 
-use vkllm_shaders::ops::{embed, gather, join, step_grid};
+use vkllm_shaders::ops::{embed, gather, hidden_get, hidden_put, join, step_grid};
 use vkllm_shaders::records::StepRow;
+use vkllm_shaders::reference::hidden_get::ROW_BARE;
 use vkllm_shaders::select::Candidate;
 
 use super::compare::{bits, values};
@@ -52,6 +53,18 @@ pub fn list(list: &mut List<'_>) {
             list.add(&[candidate.kernel], property, move |bench| {
                 joined(bench, candidate, rows, widths, pads)
             });
+        }
+    }
+    for candidate in list.usable(hidden_put::CANDIDATES) {
+        for (rows, k) in [(1, 1), (2, 64), (7, 65), (17, 130)] {
+            let property = format!("keeps bits rows {rows} k {k}");
+            list.add(&[candidate.kernel], property, move |bench| hidden_kept(bench, candidate, rows, k));
+        }
+    }
+    for candidate in list.usable(hidden_get::CANDIDATES) {
+        for (rows, k) in [(1, 1), (2, 64), (7, 65), (17, 130)] {
+            let property = format!("finds bits rows {rows} k {k}");
+            list.add(&[candidate.kernel], property, move |bench| hidden_found(bench, candidate, rows, k));
         }
     }
     for candidate in list.usable(step_grid::CANDIDATES) {
@@ -149,6 +162,44 @@ fn joined(
         .words("b", words(rows * strides.1))
         .output("y", (rows + 1) * (widths.0 + widths.1));
     bits(&"joined", job.on(bench)?.words("y"), job.meaning(bench).words("y"))
+}
+
+/// Rows of a ring, and the sessions that have one.
+const RING: u32 = 19;
+const SESSIONS: u32 = 3;
+
+/// Rows of two sessions at consecutive positions that go round the ring, the first at 0 and some bare.
+fn hidden_rows(rows: usize) -> Vec<StepRow> {
+    let row = |i: u32| StepRow {
+        position: if i == 0 { 0 } else { 2 * RING - 3 + i },
+        sampler_index: 2 * (i % 2),
+        flags: if i % 5 == 3 { ROW_BARE } else { 0 },
+        ..StepRow::default()
+    };
+    (0..rows as u32).map(row).collect()
+}
+
+fn hidden_kept(bench: &Bench, candidate: &'static Candidate, rows: usize, k: usize) -> Check {
+    let mut rng = bench.rng(&format!("hidden_put {rows} {k}"));
+    let push = hidden_put::Push { k: k as u32, row_count: rows as u32, ring: RING, ..Default::default() };
+    // One workgroup and one row more than there are: they have nothing to do.
+    let job = Job::new(candidate, &[("WG", 64)], &push, [k.div_ceil(64) as u32 + 1, rows as u32 + 1, 1])
+        .words("rows", step_rows(&hidden_rows(rows)))
+        .words("x", (0..rows * k).map(|_| rng.word()).collect())
+        .output("hidden", (RING * SESSIONS) as usize * k);
+    bits(&"kept", job.on(bench)?.words("hidden"), job.meaning(bench).words("hidden"))
+}
+
+fn hidden_found(bench: &Bench, candidate: &'static Candidate, rows: usize, k: usize) -> Check {
+    let mut rng = bench.rng(&format!("hidden_get {rows} {k}"));
+    let push = hidden_get::Push { k: k as u32, row_count: rows as u32, ring: RING, ..Default::default() };
+    let job = Job::new(candidate, &[("WG", 64)], &push, [k.div_ceil(64) as u32 + 1, rows as u32 + 1, 1])
+        .words("rows", step_rows(&hidden_rows(rows)))
+        .words("hidden", (0..(RING * SESSIONS) as usize * k).map(|_| rng.word()).collect())
+        .output("y", (rows + 1) * k);
+    let got = job.on(bench)?;
+    ensure(got.words("y")[..k].iter().all(|word| *word == 0), || "a row was found before the first".into())?;
+    bits(&"found", got.words("y"), job.meaning(bench).words("y"))
 }
 
 fn chunks(bench: &Bench, candidate: &'static Candidate, count: i32, last: u32) -> Check {

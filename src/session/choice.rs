@@ -219,7 +219,7 @@ impl Session {
         let k = size_of(decision.k.min(room));
         round.asked = k;
         let draft = match decision.method {
-            Some(Method::DRAFT_MODEL) if k > 0 => {
+            Some(method) if k > 0 && !method.is_history() => {
                 let made = speculation.rounds.made();
                 let (mut target, mut engine) = self.model.engines(speculation.draft.as_ref());
                 let count = (k as u32).min(MOST_MODEL_DRAFTS);
@@ -230,11 +230,11 @@ impl Session {
                     None => Default::default(),
                 };
                 tokens.truncate(size_of(tokens.len()));
-                round.method = Some(Method::DRAFT_MODEL);
+                round.method = Some(method);
                 round.catch_up = lag.saturating_sub(1);
                 round.times = Times { catch_up: times.catch_up, draft: times.draft, ..Times::default() };
                 round.recorded = speculation.rounds.made() != made;
-                Draft::By(Method::DRAFT_MODEL, tokens)
+                Draft::By(method, tokens)
             }
             Some(method) if k > 0 => {
                 round.method = Some(method);
@@ -255,7 +255,7 @@ impl Session {
     ) -> Option<Round> {
         let speculation = self.speculation.as_mut()?;
         match draft {
-            Draft::By(Method::DRAFT_MODEL, _) => {
+            Draft::By(method, _) if !method.is_history() => {
                 speculation.rounds.settled(base as u32, round.asked as u32, round.accepted as u32);
             }
             Draft::By(_, tokens) => {

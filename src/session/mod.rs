@@ -236,10 +236,14 @@ impl Session {
             return Ok(());
         }
         let model = self.model.clone();
-        let mut engine = model.engine();
+        let predicts = self.speculation.as_ref().is_some_and(|speculation| speculation.predicts);
+        let (mut engine, mut predictor) = model.engines(model.predictor().filter(|_| predicts));
         let slot = engine.take_slot()?;
         let mut replay = || {
             self.place_sampler(&mut engine, slot)?;
+            if let Some(predictor) = &mut predictor {
+                predictor.take_slot_of(slot)?;
+            }
             let mut start = 0;
             for span in self.spans_to(self.computed) {
                 let most = if span.path == Path::Rows {
@@ -249,7 +253,12 @@ impl Session {
                 };
                 while start < span.end {
                     let end = span.end.min(start + most);
-                    engine.tokens(slot, &self.tokens[start..end], start as u32, span.path, Tail::None)?;
+                    let chunk = &self.tokens[start..end];
+                    engine.tokens(slot, chunk, start as u32, span.path, Tail::None)?;
+                    if let Some(predictor) = &mut predictor {
+                        predictor.reads(&engine, slot);
+                        predictor.tokens(slot, chunk, start as u32, span.path, Tail::None)?;
+                    }
                     start = end;
                 }
             }
@@ -263,10 +272,13 @@ impl Session {
         let replayed = replay();
         if let Err(error) = replayed {
             engine.free_slot(slot);
+            if let Some(predictor) = &mut predictor {
+                predictor.free_slot(slot);
+            }
             return Err(error);
         }
         let epoch = engine.epoch();
-        drop(engine);
+        drop((engine, predictor));
         self.slot = slot;
         let respeculated = self.respeculate();
         match respeculated {
@@ -335,16 +347,24 @@ impl Session {
     /// Logits of the tokens that were not computed yet.
     fn compute_logits(&mut self, path: Path, size: usize) -> Result<Vec<f32>> {
         let model = self.model.clone();
-        let mut engine = model.engine();
-        let size = size.min(engine.most_logits() as usize);
+        let size = size.min(model.engine().most_logits() as usize);
         let mut all = Vec::new();
         while self.computed < self.tokens.len() {
+            let mut engine = model.engine();
             let chunk = &self.tokens[self.computed..self.tokens.len().min(self.computed + size)];
             engine.tokens(self.slot, chunk, self.computed as u32, path, Tail::Logits)?;
             all.extend(engine.logits(chunk.len() as u32)?);
+            drop(engine);
             self.computed_by(path, self.computed + chunk.len());
+            self.follow(path)?;
         }
         Ok(all)
+    }
+
+    /// Has a predictor compute what was just computed.
+    fn follow(&mut self, path: Path) -> Result<()> {
+        let tokens = &self.tokens[..self.computed];
+        self.speculation.as_mut().map_or(Ok(()), |speculation| speculation.follow(&self.model, tokens, path))
     }
 
     /// Generates on from the token drawn last, as after an error or a generation that was dropped.
@@ -456,6 +476,8 @@ impl Session {
             if tail == Tail::LastLogits {
                 logits = engine.last_logits()?;
             }
+            drop(engine);
+            self.follow(path)?;
         }
         Ok(Some(logits))
     }
@@ -508,14 +530,14 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // First a predictor's place, which is the conversation's: who takes the one takes the other.
+        if let Some(speculation) = &self.speculation {
+            speculation.free();
+        }
         let mut engine = self.model.engine();
         // A place in an engine that is gone went with it.
         if engine.epoch() == self.epoch {
             engine.free_slot(self.slot);
-        }
-        drop(engine);
-        if let Some(speculation) = &self.speculation {
-            speculation.free();
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::engine::{
     Drafts, Drawn, Engine, Head, MOST_DRAFTS, MOST_MODEL_DRAFTS, Model, RoundOptions, Rounds,
 };
 use crate::error::{Error, Result};
+use crate::ops::Path;
 use crate::speculate::{
     Chain, Governor, GovernorOptions, Method, Offer, Round, Setting, Statistics, Times, Trim, compare_models,
 };
@@ -45,9 +46,14 @@ pub enum DraftHead {
 /// "FR-Spec").
 const USUAL_HEAD: u32 = 32768;
 
+/// Positions by which a predictor may lag behind before it computes them although it does not draft.
+const FOLLOWS: u32 = 128;
+
 /// What a session that speculates has beside its conversation.
 pub(super) struct Speculation {
     pub(super) draft: Option<Model>,
+    /// It is the model's own predictor.
+    pub(super) predicts: bool,
     /// The engine of the draft model in which the rounds have a place.
     epoch: u64,
     /// Least probability of a token of the draft model.
@@ -130,6 +136,9 @@ impl Session {
     /// Errors: [`Error::Draft`] when the models do not go together, options out of range, no free place in the draft.
     pub fn with_draft(self, draft: &Model, options: &SpecOptions) -> Result<Self> {
         check(&self.model, draft)?;
+        if options.methods.iter().any(|setting| setting.method == Method::MTP) {
+            return Err(cannot("the model's own layers are to draft too; allowed is one of both".into()));
+        }
         let mut methods = options.methods.clone();
         if methods.iter().all(|setting| setting.method != Method::DRAFT_MODEL) {
             methods.push(Setting::new(Method::DRAFT_MODEL));
@@ -145,16 +154,44 @@ impl Session {
         made
     }
 
+    /// Lets the model's own layers that predict further tokens draft, and the history drafters among the options before them.
+    /// The text stays what it is without.
+    ///
+    /// Errors: [`Error::Draft`] for a model without such layers, options out of range.
+    pub fn with_mtp(self, options: &SpecOptions) -> Result<Self> {
+        let model = self.model.clone();
+        let predictor = model.predictor().ok_or_else(|| {
+            cannot("the model has no layers that predict further tokens, or they were not loaded".into())
+        })?;
+        if options.methods.iter().any(|setting| setting.method == Method::DRAFT_MODEL) {
+            return Err(cannot("the model's own layers draft, so that no other model can".into()));
+        }
+        let mut methods = options.methods.clone();
+        if methods.iter().all(|setting| setting.method != Method::MTP) {
+            methods.push(Setting::new(Method::MTP));
+        }
+        let slot = self.slot;
+        let mut engine = predictor.engine();
+        engine.take_slot_of(slot)?;
+        let prepared = self.place_sampler(&mut engine, slot);
+        drop(engine);
+        let made = prepared.and_then(|()| self.speculate(Some((predictor, slot)), &methods, options));
+        if made.is_err() {
+            predictor.engine().free_slot(slot);
+        }
+        made
+    }
+
     /// Lets drafters look in the conversation's own tokens for what comes next. The text stays what it is without.
     ///
     /// Errors: options out of range, no history drafter among them.
     pub fn with_history(self, options: &SpecOptions) -> Result<Self> {
-        let model = options.methods.iter().any(|setting| setting.method == Method::DRAFT_MODEL);
-        if model || options.methods.is_empty() {
+        let model = options.methods.iter().find(|setting| !setting.method.is_history());
+        if model.is_some() || options.methods.is_empty() {
             let known: Vec<_> = Method::all().filter(|m| m.is_history()).map(Method::name).collect();
             return Err(Error::Argument {
                 what: "the list of drafting methods without a draft model".into(),
-                found: if model { Method::DRAFT_MODEL.to_string() } else { "empty".into() },
+                found: model.map_or_else(|| "empty".into(), |setting| setting.method.to_string()),
                 allowed: format!("one or more of {}", known.join(", ")),
             });
         }
@@ -169,7 +206,7 @@ impl Session {
     ) -> Result<Self> {
         let most = methods.iter().map(|setting| setting.method.row().most).max().unwrap_or(0);
         options.check(most.min(MOST_DRAFTS as usize))?;
-        let model = methods.iter().find(|setting| setting.method == Method::DRAFT_MODEL);
+        let model = methods.iter().find(|setting| !setting.method.is_history());
         let p_min = model.and_then(|setting| setting.get("p-min")).unwrap_or(0.0) as f32;
         let trim = draft.and_then(|(model, _)| trim(&self.model, model, options.draft_head));
         let head = head(draft.map(|(model, _)| model), trim.as_ref())?;
@@ -187,9 +224,11 @@ impl Session {
             least: options.draft_min,
             most,
             model: draft.is_some(),
+            drafter: model.map_or(Method::DRAFT_MODEL, |setting| setting.method),
             draft_cost: cost,
         });
         self.speculation = Some(Speculation {
+            predicts: draft.is_some() && model.is_some_and(|setting| setting.method == Method::MTP),
             draft: draft.map(|(model, _)| model.clone()),
             epoch: draft.map_or(0, |(model, _)| model.engine().epoch()),
             p_min,
@@ -223,7 +262,8 @@ impl Session {
             && engine.epoch() != epoch
         {
             epoch = engine.epoch();
-            let slot = engine.take_slot()?;
+            // A predictor's place is the conversation's, and what it had computed was computed again with it.
+            let slot = if speculation.predicts { self.slot } else { engine.take_slot()? };
             taken = Some(slot);
             self.place_sampler(engine, slot)?;
         }
@@ -232,6 +272,9 @@ impl Session {
         match Rounds::new(&target, self.slot, self.draw(), side, options) {
             Ok(rounds) => {
                 speculation.rounds = rounds;
+                if speculation.predicts && taken.is_some() {
+                    speculation.rounds.restored(self.computed as u32);
+                }
                 speculation.epoch = epoch;
                 Ok(())
             }
@@ -277,16 +320,20 @@ impl Session {
         pending: &mut VecDeque<(Result<Drawn>, Source)>,
         began: Instant,
     ) -> Result<Round> {
-        let Speculation { draft, rounds, chain, governor, statistics, found, .. } = speculation;
         let base = self.tokens.len() - 1;
+        // Beside so many plain steps the predictor's one is nothing, and later their hidden rows are gone.
+        if speculation.rounds.lag(base as u32) >= FOLLOWS {
+            speculation.follow(&self.model, &self.tokens[..base], Path::Prefill)?;
+        }
+        let Speculation { draft, rounds, chain, governor, statistics, found, .. } = speculation;
         let room = (self.model.context() as usize - 1 - base).min(left - 1).min(MOST_DRAFTS as usize);
         let history = chain.draft(&self.tokens, room, found).map(|method| (method, found.len()));
         let lag = rounds.lag(base as u32) as usize;
         let decision = governor.choose(&Offer { history, lag, room });
         let k = decision.k.min(room);
         let (drafts, method) = match decision.method {
-            Some(Method::DRAFT_MODEL) if k > 0 => {
-                (Drafts::Model((k as u32).min(MOST_MODEL_DRAFTS)), Method::DRAFT_MODEL)
+            Some(method) if k > 0 && !method.is_history() => {
+                (Drafts::Model((k as u32).min(MOST_MODEL_DRAFTS)), method)
             }
             Some(method) if k > 0 => {
                 found.truncate(k);
@@ -317,7 +364,7 @@ impl Session {
             asked: k,
             drafted: outcome.drafted as usize,
             accepted: outcome.accepted as usize,
-            catch_up: if method == Method::DRAFT_MODEL { lag.saturating_sub(1) } else { 0 },
+            catch_up: if method.is_history() { 0 } else { lag.saturating_sub(1) },
             times: Times {
                 catch_up: times.catch_up,
                 draft: times.draft,
@@ -364,6 +411,15 @@ impl Session {
 }
 
 impl Speculation {
+    /// A predictor computes what it lacks of `tokens`, which the model computed; a draft model does so when it drafts.
+    pub(super) fn follow(&mut self, model: &Model, tokens: &[u32], path: Path) -> Result<()> {
+        if !self.predicts {
+            return Ok(());
+        }
+        let (target, predictor) = model.engines(self.draft.as_ref());
+        predictor.map_or(Ok(()), |mut predictor| self.rounds.follow(&target, &mut predictor, tokens, path))
+    }
+
     /// A generation begins: `tokens` stand, `prompt` comes next.
     pub(super) fn begin(&mut self, tokens: &[u32], prompt: &[u32]) {
         self.rounds.moved(tokens.len() as u32);

@@ -1,6 +1,8 @@
 //! Rounds whose drafts are accepted as a test wants it, on models with recurrent layers: the text is that of plain decoding,
 //! whatever was accepted, taken back by the host or decoded plainly in between.
 
+mod predictor;
+
 use std::path::Path;
 
 use vkllm_runtime::{Device, DeviceKind, DeviceOptions, Error, Selector};

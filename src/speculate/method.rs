@@ -43,7 +43,7 @@ pub struct MethodRow {
     pub parameters: &'static [Parameter],
     /// Most tokens it is asked for in one round.
     pub most: usize,
-    /// Makes the drafter from one value per parameter; `None` for the draft model, which runs on the device.
+    /// Makes the drafter from one value per parameter; `None` for those that draft on the device.
     pub(super) make: Option<fn(&[f64]) -> Box<dyn Drafter>>,
 }
 
@@ -55,6 +55,14 @@ pub const METHODS: &[MethodRow] = &[
         // A step pays while the token's probability exceeds its cost, 0.1 to 0.2 of the target's step with its row of
         // the verification; small models are surer than they are right.
         parameters: &[Parameter::share("p-min", 0.3, "stop at a token less likely than this")],
+        most: MOST_MODEL,
+        make: None,
+    },
+    MethodRow {
+        name: "mtp",
+        what: "the model's own layers that predict further tokens",
+        // A step costs less than a draft model's, so it may be less sure.
+        parameters: &[Parameter::share("p-min", 0.2, "stop at a token less likely than this")],
         most: MOST_MODEL,
         make: None,
     },
@@ -95,6 +103,8 @@ pub struct Method(u8);
 impl Method {
     /// The method whose drafts come from a second model on the device.
     pub const DRAFT_MODEL: Method = Method(0);
+    /// The method whose drafts come from the model's own layers that predict further tokens.
+    pub const MTP: Method = Method(1);
 
     /// All methods, in the order of the table.
     pub fn all() -> impl Iterator<Item = Method> {
@@ -207,7 +217,7 @@ impl Setting {
         Some(self.values[index])
     }
 
-    /// The drafter; `None` for the draft model, which runs on the device.
+    /// The drafter; `None` for those that draft on the device.
     pub fn make(&self) -> Option<Box<dyn Drafter>> {
         self.method.row().make.map(|make| make(&self.values))
     }

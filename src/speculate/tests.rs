@@ -301,7 +301,7 @@ fn settings_are_checked() {
     let wrong = |text: &str| Setting::parse_list(text).unwrap_err().to_string();
     assert_eq!(
         wrong("ngram"),
-        "the drafting method is \"ngram\"; allowed is draft-model, ngram-simple, ngram-map-k, ngram-mod, ngram-cache"
+        "the drafting method is \"ngram\"; allowed is draft-model, mtp, ngram-simple, ngram-map-k, ngram-mod, ngram-cache"
     );
     assert_eq!(wrong("ngram-simple:x=1"), "a parameter of ngram-simple is \"x\"; allowed is size-n, size-m");
     assert_eq!(wrong("ngram-simple:size-n=65"), "size-n of ngram-simple is \"65\"; allowed is 1 to 64");

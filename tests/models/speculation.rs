@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use vkllm::gguf::{Gguf, ggml_type};
-use vkllm::speculate::{METHODS, Setting};
+use vkllm::speculate::{Method, Setting};
 use vkllm::text::EncodeOptions;
 use vkllm::{
     Activations, Device, Error, Event, Finish, GenerateOptions, Model, ModelOptions, SamplerOptions, Session,
@@ -114,8 +114,10 @@ fn samplers() -> Vec<SamplerOptions> {
 /// A session with a drafter: a model's name among `models`, or history drafters.
 fn session(target: &Model, draft: Option<&Model>, sampler: SamplerOptions, options: &SpecOptions) -> Session {
     let session = Session::new(target, sampler).expect("a session");
+    let predicts = options.methods.iter().any(|setting| setting.method == Method::MTP);
     let with = match draft {
         Some(draft) => session.with_draft(draft, options),
+        None if predicts => session.with_mtp(options),
         None => session.with_history(options),
     };
     with.unwrap_or_else(|error| panic!("{error}"))
@@ -129,9 +131,10 @@ pub(super) fn matrix(
     prompts: &[Vec<u32>],
     new: usize,
 ) {
-    let mut drafters: Vec<(String, Option<&Model>)> = METHODS[1..]
-        .iter()
-        .map(|row| {
+    let mut drafters: Vec<(String, Option<&Model>)> = Method::all()
+        .filter(|method| method.is_history())
+        .map(|method| {
+            let row = method.row();
             // Short keys, so that short texts repeat themselves at all.
             let short = if row.parameters.iter().any(|p| p.name == "size-n") { ":size-n=2" } else { "" };
             (format!("{}{short}", row.name), None)
@@ -143,6 +146,11 @@ pub(super) fn matrix(
         drafters.push(("draft-model:p-min=0.4".into(), Some(*model)));
         drafters.push(("ngram-cache,draft-model:p-min=0".into(), Some(*model)));
     }
+    if target.predicts() {
+        for list in ["mtp:p-min=0", "mtp:p-min=0.4", "ngram-cache,mtp:p-min=0"] {
+            drafters.push((list.into(), None));
+        }
+    }
     let samplers = samplers();
     let mut rng = harness::rng("matrix");
     let options = GenerateOptions { max_tokens: Some(new), ignore_end: true };
@@ -151,10 +159,11 @@ pub(super) fn matrix(
     let mut total = Counts::default();
     for (drafter, model) in &drafters {
         for k in [Some(1), Some(2), Some(4), Some(8), Some(16), Some(64), None] {
-            if drafter.starts_with("draft-model") && k == Some(64) {
+            let on_device = drafter.contains("draft-model") || drafter.contains("mtp");
+            if on_device && !drafter.contains("ngram") && k == Some(64) {
                 continue;
             }
-            let turns = if drafter.contains("draft-model") { 2 } else { 1 };
+            let turns = if on_device { 2 } else { 1 };
             for _ in 0..turns {
                 let (p, s) = (
                     rng.int(0, prompts.len() as i32 - 1) as usize,
@@ -304,16 +313,25 @@ fn a_round_is_one_submission() {
     let device = Device::open(&harness::uncut()).unwrap_or_else(|_| device.clone());
     let target = load(&device, open(&data("golden/llama-q4_k_m.gguf")));
     let draft = load(&device, open(&data("golden/llama-q4_k_m.gguf")));
+    let model = ("draft-model:p-min=0", Some(&draft));
+    for ((list, draft), k) in [(model, 1), (model, 4), (model, 16), (("ngram-simple:size-n=1", None), 8)] {
+        one_submission(&device, &target, draft, list, k);
+    }
+    let hybrid = beside("models/tiny-hybrid.q8_0.gguf");
+    if !hybrid.exists() {
+        return harness::skip("../shared/models is not there; no model predicts");
+    }
+    let target = load(&device, open(&hybrid));
+    for (list, k) in [("mtp:p-min=0", 1), ("mtp:p-min=0", 4), ("mtp", 8)] {
+        one_submission(&device, &target, None, list, k);
+    }
+}
+
+fn one_submission(device: &Device, target: &Model, draft: Option<&Model>, list: &str, k: usize) {
     let prompt: Vec<u32> = (1..20).collect();
-    for (list, k) in [
-        ("draft-model:p-min=0", 1),
-        ("draft-model:p-min=0", 4),
-        ("draft-model:p-min=0", 16),
-        ("ngram-simple:size-n=1", 8),
-    ] {
+    {
         let options = spec(list, Some(k));
-        let model = list.starts_with("draft").then_some(&draft);
-        let mut session = session(&target, model, SamplerOptions::default(), &options);
+        let mut session = session(target, draft, SamplerOptions::default(), &options);
         let options = GenerateOptions { max_tokens: Some(100), ignore_end: true };
         let (mut rounds, mut drafted) = (0, 0);
         let mut before = device.calls();

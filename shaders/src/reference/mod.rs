@@ -15,6 +15,8 @@ pub mod glu;
 pub mod group;
 pub mod halve;
 pub mod heads;
+pub mod hidden_get;
+pub mod hidden_put;
 pub mod join;
 pub mod kv;
 pub mod linear;

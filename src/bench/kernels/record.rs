@@ -143,7 +143,16 @@ impl KernelTest {
         let rows: Vec<StepRow> = (0..self.rows)
             .map(|row| {
                 let position = self.depth + row;
-                Row { token: row, position, table: 0, sampler: 0, out_index: row, advance: false }.record()
+                Row {
+                    token: row,
+                    position,
+                    table: 0,
+                    sampler: 0,
+                    out_index: row,
+                    advance: false,
+                    bare: false,
+                }
+                .record()
             })
             .collect();
         let blocks: Vec<u32> = (0..(self.depth + self.rows).div_ceil(BLOCK)).collect();

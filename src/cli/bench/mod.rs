@@ -158,7 +158,7 @@ fn plans(args: &RunArgs, wanted: Option<&spec::Wanted>, device: &Device) -> Resu
             for &arg in &args.activations {
                 for &k_type in &k_types {
                     for &v_type in &v_types {
-                        let file = load::file(path)?;
+                        let file = spec::Wanted::target(wanted, load::file(path)?);
                         let tests = tests(args, &file, path.is_none())?;
                         let (activations, name) = activations(arg);
                         let needed = tests.iter().map(Test::positions).max().unwrap_or(0);

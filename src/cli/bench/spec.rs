@@ -39,7 +39,7 @@ pub(super) fn wanted(args: &RunArgs) -> Result<Option<Wanted>, Failure> {
         draft_min: 0,
         draft_p_min: None,
     };
-    let Some(options) = spec::options(&typed)? else {
+    let Some(options) = spec::options(&typed, None)? else {
         let lone = [("--task", !args.task.is_empty()), ("--draft-max", args.draft_max != ["auto"])];
         return match lone.iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(input(format!("{name} is for drafts; give --spec TYPE or -md FILE"))),
@@ -75,6 +75,11 @@ pub(super) fn wanted(args: &RunArgs) -> Result<Option<Wanted>, Failure> {
 }
 
 impl Wanted {
+    /// A file with what drafts need of it.
+    pub(super) fn target(wanted: Option<&Wanted>, file: ModelFile) -> ModelFile {
+        spec::target(file, wanted.map(|wanted| &wanted.options))
+    }
+
     /// Positions of the longest text; of a short context prompts leave room for it.
     pub(super) fn positions(&self, trained: u32) -> u32 {
         (PROMPT as u32 + self.new + BEYOND).min(trained)

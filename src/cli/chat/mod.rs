@@ -58,9 +58,10 @@ fn template(args: &ChatArgs, file: &ModelFile, vocabulary: &Vocabulary) -> Resul
 pub(super) fn run(args: &ChatArgs) -> Result<(), Failure> {
     let sampler = run::sampler(&args.sampler).check()?;
     let file = load::file(args.model.as_deref())?;
+    let speculation = spec::options(&args.spec, Some(&file))?;
+    let file = spec::target(file, speculation.as_ref());
     let device = load::device(&args.common.device)?;
     let options = load::options(&args.common, &file, &device)?;
-    let speculation = spec::options(&args.spec)?;
     let draft = spec::file(args.spec.model_draft.as_deref(), &device, &file, &options)?;
     let vocabulary =
         file.vocabulary()?.ok_or_else(|| told("the model has no vocabulary; a chat needs text"))?;

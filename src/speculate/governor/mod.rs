@@ -61,13 +61,22 @@ pub struct GovernorOptions {
     pub most: usize,
     /// Whether there is a draft model.
     pub model: bool,
+    /// Whose steps those are: a draft model's or a predictor's.
+    pub drafter: Method,
     /// Cost of a draft step in steps of the target before it is measured: the quotient of the bytes both read.
     pub draft_cost: f64,
 }
 
 impl Default for GovernorOptions {
     fn default() -> Self {
-        GovernorOptions { fixed: None, least: 0, most: MOST_HISTORY, model: false, draft_cost: 0.25 }
+        GovernorOptions {
+            fixed: None,
+            least: 0,
+            most: MOST_HISTORY,
+            model: false,
+            drafter: Method::DRAFT_MODEL,
+            draft_cost: 0.25,
+        }
     }
 }
 
@@ -291,7 +300,8 @@ impl Governor {
     fn drafters(&self, offer: &Offer) -> impl Iterator<Item = (Method, usize)> + use<> {
         let most = self.options.most.min(offer.room);
         let least = self.options.least.max(1);
-        let model = self.options.model.then_some((Method::DRAFT_MODEL, Method::DRAFT_MODEL.row().most));
+        let by = self.options.drafter;
+        let model = self.options.model.then_some((by, by.row().most));
         let drafters = [offer.history, model].into_iter().flatten();
         drafters
             .map(move |(method, k)| (method, k.min(most).min(method.row().most)))
