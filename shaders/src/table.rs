@@ -89,9 +89,18 @@ const PAIRS_2: Spec = &[("PAIRS", 2)];
 const PAIRS_4: Spec = &[("PAIRS", 4)];
 const PAIRS_8: Spec = &[("PAIRS", 8)];
 
+/// The way of last resort: the same code through shared memory in place of operations over subgroups, and past the
+/// optimiser. It stands in for kernels that a device computes wrongly, with their bits where they reduce alike.
+const SAFE: Axes = &[("WAY", &["safe"])];
+
+const fn safe(op: &'static str, file: &'static str) -> Row {
+    Row { axes: SAFE, rank: 1, ..one(op, file) }
+}
+
 /// All kernels.
 pub const ROWS: &[Row] = &[
     Row { axes: &[("FORMAT", FORMATS)], ..one("embed", "embed.lookup.comp") },
+    Row { axes: &[("FORMAT", FORMATS), ("WAY", &["safe"])], ..safe("embed", "embed.lookup.comp") },
     linear("linear.matvec.comp", FLOAT, "float", (1, 16), WIDE, MATVEC),
     linear("linear.matvec.comp", INT8, "int8", (1, 16), WIDE, MATVEC),
     linear("linear.tiled.comp", FLOAT, "prefill-float", ANY, WIDE, TILED),
@@ -107,9 +116,13 @@ pub const ROWS: &[Row] = &[
     linear("linear.strip.comp", INT8, "int8", (3, 16), NARROW, STRIP_4),
     linear("linear.strip.comp", INT8, "prefill-int8", ANY, NARROW, STRIP_4),
     one("norm", "norm.subgroup.comp"),
+    safe("norm", "norm.subgroup.comp"),
     one("soft_cap", "soft_cap.map.comp"),
+    safe("soft_cap", "soft_cap.map.comp"),
     one("quantize", "quantize.blocks.comp"),
+    safe("quantize", "quantize.blocks.comp"),
     one("heads", "heads.subgroup.comp"),
+    safe("heads", "heads.subgroup.comp"),
     attention("attention.strip.comp", NARROW, (1, 1), PAIRS_1),
     attention("attention.strip.comp", NARROW, (2, 2), PAIRS_2),
     attention("attention.strip.comp", NARROW, (3, 4), PAIRS_4),
@@ -118,35 +131,60 @@ pub const ROWS: &[Row] = &[
     attention("attention.chunk.comp", WIDE, (2, 2), PAIRS_2),
     // Eight pairs spill registers on some GPUs.
     attention("attention.chunk.comp", WIDE, (3, u32::MAX), PAIRS_4),
+    // An order of its own on GPUs.
+    Row { spec: PAIRS_2, subgroup: (1, 64), class: "safe", ..safe("attention", "attention.strip.comp") },
     one("attention_combine", "attention_combine.blocks.comp"),
+    safe("attention_combine", "attention_combine.blocks.comp"),
     one("glu", "glu.blocks.comp"),
+    safe("glu", "glu.blocks.comp"),
     one("route", "route.subgroup.comp"),
+    safe("route", "route.subgroup.comp"),
     one("group", "group.subgroup.comp"),
+    safe("group", "group.subgroup.comp"),
     one("experts_sum", "experts_sum.map.comp"),
+    safe("experts_sum", "experts_sum.map.comp"),
     one("join", "join.map.comp"),
+    safe("join", "join.map.comp"),
     one("conv", "conv.window.comp"),
+    safe("conv", "conv.window.comp"),
     one("recurrence", "recurrence.columns.comp"),
+    safe("recurrence", "recurrence.columns.comp"),
     one("gather", "gather.copy.wgsl"),
+    Row { rank: 1, ..one("gather", "gather.plain.comp") },
     one("step_grid", "step_grid.max.wgsl"),
+    Row { rank: 1, ..one("step_grid", "step_grid.plain.comp") },
     sums("argmax", "argmax.slices.comp", ARITHMETIC, 10),
     sums("argmax", "argmax.slices.comp", SHUFFLE, 5),
+    safe("argmax", "argmax.slices.comp"),
     sums("sample_histogram", "sample_histogram.groups.comp", ARITHMETIC, 10),
     sums("sample_histogram", "sample_histogram.groups.comp", SHUFFLE, 5),
+    safe("sample_histogram", "sample_histogram.groups.comp"),
     sums("sample_collect", "sample_collect.groups.comp", ARITHMETIC, 10),
     sums("sample_collect", "sample_collect.groups.comp", SHUFFLE, 5),
+    safe("sample_collect", "sample_collect.groups.comp"),
     sums("sample", "sample.final.comp", ARITHMETIC, 10),
     sums("sample", "sample.final.comp", SHUFFLE, 5),
+    safe("sample", "sample.final.comp"),
     one("sample_history", "sample_history.rows.comp"),
+    safe("sample_history", "sample_history.rows.comp"),
     one("sample_penalize", "sample_penalize.window.comp"),
+    safe("sample_penalize", "sample_penalize.window.comp"),
     one("sample_bias", "sample_bias.list.comp"),
+    safe("sample_bias", "sample_bias.list.comp"),
     sums("sample_truncate", "sample_truncate.radix.comp", ARITHMETIC, 10),
     sums("sample_truncate", "sample_truncate.radix.comp", SHUFFLE, 5),
+    safe("sample_truncate", "sample_truncate.radix.comp"),
     sums("sample_draw", "sample_draw.gumbel.comp", ARITHMETIC, 10),
     sums("sample_draw", "sample_draw.gumbel.comp", SHUFFLE, 5),
+    safe("sample_draw", "sample_draw.gumbel.comp"),
     one("spread", "spread.map.comp"),
+    safe("spread", "spread.map.comp"),
     one("verify_rows", "verify_rows.chain.comp"),
+    safe("verify_rows", "verify_rows.chain.comp"),
     one("gate", "gate.sure.comp"),
+    safe("gate", "gate.sure.comp"),
     one("accept", "accept.prefix.comp"),
+    safe("accept", "accept.prefix.comp"),
     // What memory and arithmetic can do at most; no step uses them.
     one("probe_read", "probe_read.stream.comp"),
     one("probe_write", "probe_write.stream.comp"),

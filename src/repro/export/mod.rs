@@ -6,7 +6,7 @@ mod issue;
 
 pub use amber::amber;
 pub use c::c;
-pub use issue::{Tracker, issue};
+pub use issue::{Code, Tracker, issue};
 
 use super::case::Case;
 

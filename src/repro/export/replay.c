@@ -1,11 +1,66 @@
 /* TITLE */
-/* Build: cc replay.c -o replay -lvulkan -lm     Run: ./replay [index of the device] */
+/* Build: cc replay.c -o replay -ldl -lm     Run: ./replay [index of the device] */
+/* Vulkan's headers are all it needs to be compiled: the loader is opened when it runs. */
+#define VK_NO_PROTOTYPES
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <vulkan/vulkan.h>
+
+#ifdef _WIN32
+#include <windows.h>
+#define OPEN() LoadLibraryA("vulkan-1.dll")
+#define FIND(library, name) (void *)GetProcAddress(library, name)
+typedef HMODULE library_handle;
+#else
+#include <dlfcn.h>
+#ifdef __APPLE__
+#define LOADER "libvulkan.1.dylib"
+#else
+#define LOADER "libvulkan.so.1"
+#endif
+#define OPEN() dlopen(LOADER, RTLD_NOW | RTLD_LOCAL)
+#define FIND(library, name) dlsym(library, name)
+typedef void *library_handle;
+#endif
+
+#define FUNCTIONS(X) \
+    X(vkAllocateCommandBuffers) \
+    X(vkAllocateDescriptorSets) \
+    X(vkAllocateMemory) \
+    X(vkBeginCommandBuffer) \
+    X(vkBindBufferMemory) \
+    X(vkCmdBindDescriptorSets) \
+    X(vkCmdBindPipeline) \
+    X(vkCmdDispatch) \
+    X(vkCmdPipelineBarrier) \
+    X(vkCmdPushConstants) \
+    X(vkCreateBuffer) \
+    X(vkCreateCommandPool) \
+    X(vkCreateComputePipelines) \
+    X(vkCreateDescriptorPool) \
+    X(vkCreateDescriptorSetLayout) \
+    X(vkCreateDevice) \
+    X(vkCreateFence) \
+    X(vkCreateInstance) \
+    X(vkCreatePipelineLayout) \
+    X(vkCreateShaderModule) \
+    X(vkEndCommandBuffer) \
+    X(vkEnumeratePhysicalDevices) \
+    X(vkGetBufferMemoryRequirements) \
+    X(vkGetDeviceQueue) \
+    X(vkGetPhysicalDeviceMemoryProperties) \
+    X(vkGetPhysicalDeviceProperties) \
+    X(vkGetPhysicalDeviceQueueFamilyProperties) \
+    X(vkMapMemory) \
+    X(vkQueueSubmit) \
+    X(vkUpdateDescriptorSets) \
+    X(vkWaitForFences)
+#define X(name) static PFN_##name name;
+FUNCTIONS(X)
+#undef X
 
 enum { MATCH = 0, MISMATCH = 1, LOST = 10, HANG = 11, COMPILE = 12, UNSUPPORTED = 125 };
 
@@ -33,7 +88,23 @@ static void check(VkResult result, const char *call, int code) {
     exit(result == VK_ERROR_DEVICE_LOST ? LOST : code);
 }
 
+/* Finds the loader's functions; 0 where there is no loader. */
+static int load(void) {
+    library_handle library = OPEN();
+    if (!library) return 0;
+#define X(name) \
+    name = (PFN_##name)FIND(library, #name); \
+    if (!name) return 0;
+    FUNCTIONS(X)
+#undef X
+    return 1;
+}
+
 int main(int argc, char **argv) {
+    if (!load()) {
+        fputs("no loader of Vulkan 1.3\n", stderr);
+        return UNSUPPORTED;
+    }
     VkApplicationInfo app = {VK_STRUCTURE_TYPE_APPLICATION_INFO};
     app.apiVersion = VK_API_VERSION_1_3;
     VkInstanceCreateInfo instance_info = {VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO};
