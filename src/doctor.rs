@@ -15,8 +15,9 @@ use crate::selftest::{Bench, Case, Fault, cases};
 pub struct KernelReport {
     pub kernel: &'static str,
     pub op: &'static str,
-    /// Cases that ran, and how many there are.
+    /// Cases that ran, of which some found nothing to test here, and how many there are.
     pub ran: usize,
+    pub skipped: usize,
     pub cases: usize,
     /// Names and faults of the cases that blame it.
     pub failed: Vec<(String, String)>,
@@ -71,7 +72,7 @@ pub fn examine(
             break;
         }
         let end = start + budget;
-        let (reports, lost) = test(device, &list, &fresh, seed, end, progress);
+        let (reports, lost) = test_kernels(device, &list, &fresh, seed, end, progress);
         all.avoid.extend(reports.iter().filter(|r| !r.failed.is_empty()).map(|r| r.kernel.to_owned()));
         all.kernels.extend(reports);
         if lost.is_some() {
@@ -131,7 +132,9 @@ fn ordered<'a>(list: &'a [Case], kernel: &str) -> Vec<(usize, &'a Case)> {
     all
 }
 
-fn test(
+/// Tests some kernels, each with its most telling cases first: one of each kind whatever it takes, and others until `end`.
+/// What the device fails with is returned beside the reports.
+pub fn test_kernels(
     device: &Device,
     list: &[Case],
     kernels: &BTreeSet<&'static str>,
@@ -145,8 +148,8 @@ fn test(
     let mut reports: BTreeMap<&str, KernelReport> = BTreeMap::new();
     for (name, queue) in &queues {
         let op = queue.first().map_or("", |(_, case)| case.op());
-        let (ran, cases, failed, time) = (0, queue.len(), Vec::new(), Duration::ZERO);
-        reports.insert(name, KernelReport { kernel: name, op, ran, cases, failed, time });
+        let (cases, failed, time) = (queue.len(), Vec::new(), Duration::ZERO);
+        reports.insert(name, KernelReport { kernel: name, op, ran: 0, skipped: 0, cases, failed, time });
     }
     let total: usize = queues.iter().map(|(_, queue)| queue.len()).sum();
     let mut failures: Vec<(&Case, String)> = Vec::new();
@@ -166,6 +169,7 @@ fn test(
             if let Some(report) = reports.get_mut(name) {
                 report.time += before.elapsed();
                 report.ran += 1;
+                report.skipped += usize::from(matches!(result, Err(Fault::Skipped(_))));
             }
             match result {
                 Ok(()) | Err(Fault::Skipped(_)) => {}

@@ -79,6 +79,9 @@ pub struct DeviceOptions {
     /// Time of the device that one submission takes at most; longer work is cut into several. 100 ms by default, zero for
     /// no limit. It is halved whenever the device was lost.
     pub slice: Option<Duration>,
+    /// Somebody captures what the process does, to replay it: commands bear their labels, and no memory of the host is
+    /// imported, which other processes could not have at the same place.
+    pub capture: bool,
     /// Calls of the driver that fail, for tests. One device of a process at a time can have them.
     pub faults: Option<Arc<Faults>>,
 }
@@ -89,6 +92,9 @@ impl DeviceOptions {
         caps.has.retain(|need| !self.minus.contains(need));
         for simulated in &self.simulate {
             simulated.apply(caps);
+        }
+        if self.capture {
+            caps.import_alignment = None;
         }
         let own = self.avoid.iter().filter(|avoid| avoid.uuid == caps.uuid);
         caps.avoid = own.flat_map(|avoid| avoid.kernels.iter().cloned()).collect();

@@ -480,7 +480,7 @@ impl Encoded {
     }
 }
 
-/// Opens a region with a name for debuggers, when the layers are on.
+/// Opens a region with a name for debuggers, where there may be one.
 fn label(context: &Context, commands: vk::CommandBuffer, name: &str) {
     if let Some(debug) = &context.debug {
         let name = CString::new(name.replace('\0', " ")).unwrap_or_default();

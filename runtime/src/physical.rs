@@ -11,13 +11,14 @@ use crate::error::Error;
 use crate::vulkan::{Validation, failed, open_instance};
 
 /// Extensions that are switched on where a device has them. The specification demands the first.
-const WANTED: [&CStr; 6] = [
+const WANTED: [&CStr; 7] = [
     ash::khr::portability_subset::NAME,
     ash::ext::memory_budget::NAME,
     ash::ext::external_memory_host::NAME,
     ash::ext::calibrated_timestamps::NAME,
     ash::khr::pipeline_executable_properties::NAME,
     ash::khr::cooperative_matrix::NAME,
+    ash::ext::frame_boundary::NAME,
 ];
 
 /// A physical device that offers Vulkan 1.3 and a compute queue.
@@ -261,7 +262,7 @@ fn memory_types(memory: &vk::PhysicalDeviceMemoryProperties) -> Vec<MemoryType> 
 
 /// Every usable Vulkan device, in the loader's order.
 pub(crate) fn list() -> Result<Vec<DeviceInfo>, Error> {
-    let opened = open_instance(Validation::Off)?;
+    let opened = open_instance(Validation::Off, false)?;
     let found = candidates(&opened.entry, &opened.instance);
     opened.destroy();
     Ok(found?.into_iter().enumerate().map(|(index, c)| DeviceInfo { index, caps: c.caps }).collect())
@@ -360,6 +361,10 @@ fn with_features<T>(
     let mut matrices = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
     if on(Need::CooperativeMatrix) {
         features = features.push_next(&mut matrices);
+    }
+    let mut frames = vk::PhysicalDeviceFrameBoundaryFeaturesEXT::default().frame_boundary(true);
+    if extensions.contains(&ash::ext::frame_boundary::NAME) {
+        features = features.push_next(&mut frames);
     }
     create(&mut features)
 }

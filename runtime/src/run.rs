@@ -91,7 +91,7 @@ impl Device {
             if number >= AHEAD {
                 wait(values[number - AHEAD], &mut ended)?;
             }
-            values.push(submit(gpu, &encoded, slice)?);
+            values.push(submit(gpu, &encoded, slice, number + 1 == slices.len())?);
         }
         for &value in &values[ended.len()..] {
             wait(value, &mut ended)?;
@@ -117,7 +117,7 @@ impl Device {
                 let encoded = encoded(gpu, parts)?;
                 let mut value = 0;
                 for slice in slices(gpu, parts, &encoded, fenced)? {
-                    value = submit(gpu, &encoded, &slice)?;
+                    value = submit(gpu, &encoded, &slice, false)?;
                 }
                 Ok(Ticket { timeline: Some((Arc::clone(&gpu.timeline), value)), doing })
             }
@@ -203,9 +203,9 @@ fn slices(gpu: &Gpu, parts: &[&Compiled], encoded: &[&Encoded], fenced: bool) ->
     Ok(all)
 }
 
-/// Submits a slice; returns the value that marks its end.
-fn submit(gpu: &Gpu, encoded: &[&Encoded], slice: &Slice) -> Result<u64, Error> {
-    let value = gpu.timeline.submit(&slice.buffers, &slice.marks)?;
+/// Submits a slice; returns the value that marks its end. `ends` says that it is a run's last.
+fn submit(gpu: &Gpu, encoded: &[&Encoded], slice: &Slice, ends: bool) -> Result<u64, Error> {
+    let value = gpu.timeline.submit(&slice.buffers, &slice.marks, ends)?;
     for (part, _) in &slice.pieces {
         encoded[*part].last.store(value, Ordering::Release);
     }

@@ -23,6 +23,8 @@ pub struct Calls {
     pub submits: u64,
     /// `vkWaitSemaphores`.
     pub waits: u64,
+    /// Ends of runs that debuggers were told of, with `VK_EXT_frame_boundary`.
+    pub frames: u64,
     /// Bytes that the host read from buffers.
     pub read: u64,
 }
@@ -38,6 +40,7 @@ pub(crate) struct Timeline {
     passed: AtomicU64,
     recorded: AtomicU64,
     waits: AtomicU64,
+    frames: AtomicU64,
 }
 
 impl Timeline {
@@ -56,11 +59,18 @@ impl Timeline {
             passed: AtomicU64::new(0),
             recorded: AtomicU64::new(0),
             waits: AtomicU64::new(0),
+            frames: AtomicU64::new(0),
         })
     }
 
-    /// Submits command buffers in order, of recordings with these marks; returns the value that marks their end.
-    pub(crate) fn submit(&self, commands: &[vk::CommandBuffer], marks: &[Arc<Marks>]) -> Result<u64, Error> {
+    /// Submits command buffers in order, of recordings with these marks; returns the value that marks their end. `ends`
+    /// says that a run ends with them, which is a frame to debuggers.
+    pub(crate) fn submit(
+        &self,
+        commands: &[vk::CommandBuffer],
+        marks: &[Arc<Marks>],
+        ends: bool,
+    ) -> Result<u64, Error> {
         let infos: Vec<_> =
             commands.iter().map(|&c| vk::CommandBufferSubmitInfo::default().command_buffer(c)).collect();
         // One lock for value and queue: values must reach the queue in order.
@@ -74,6 +84,11 @@ impl Timeline {
             vk::SubmitInfo2::default().command_buffer_infos(&infos).signal_semaphore_infos(&signal);
         if *last > 0 {
             info = info.wait_semaphore_infos(&wait);
+        }
+        let mut frame = vk::FrameBoundaryEXT::default().flags(vk::FrameBoundaryFlagsEXT::FRAME_END);
+        if ends && self.context.frames {
+            frame = frame.frame_id(self.frames.fetch_add(1, Ordering::Relaxed));
+            info = info.push_next(&mut frame);
         }
         self.context.guard(|| {
             let submit = |queue| {
@@ -138,6 +153,7 @@ impl Timeline {
             recorded: self.recorded.load(Ordering::Relaxed),
             submits: *lock(&self.last),
             waits: self.waits.load(Ordering::Relaxed),
+            frames: self.frames.load(Ordering::Relaxed),
             read: self.context.read.load(Ordering::Relaxed),
         }
     }

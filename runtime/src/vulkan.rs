@@ -55,7 +55,7 @@ pub(crate) struct Context {
     pub(crate) allocator: Mutex<Option<Allocator>>,
     /// Bytes that the host read from buffers.
     pub(crate) read: AtomicU64,
-    /// Names commands for debuggers, when the layers are on.
+    /// Names commands for debuggers, when the layers are on or somebody captures.
     pub(crate) debug: Option<ash::ext::debug_utils::Device>,
     /// Set when the context was opened to inspect pipelines and the device offers their executables.
     pub(crate) executables: Option<ash::khr::pipeline_executable_properties::Device>,
@@ -73,6 +73,8 @@ pub(crate) struct Context {
     physical: vk::PhysicalDevice,
     /// The driver tells how much of each heap is free.
     tells_budget: bool,
+    /// Debuggers are told where a run ends.
+    pub(crate) frames: bool,
     instance: ash::Instance,
     owner: Owner,
 }
@@ -190,6 +192,8 @@ pub(crate) struct Opened {
     pub(crate) entry: ash::Entry,
     pub(crate) instance: ash::Instance,
     messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
+    /// Commands can be named.
+    names: bool,
     log: Box<Log>,
 }
 
@@ -205,7 +209,8 @@ impl Opened {
     }
 }
 
-pub(crate) fn open_instance(validation: Validation) -> Result<Opened, Error> {
+/// `names` asks that commands can be named, where somebody is there who reads it.
+pub(crate) fn open_instance(validation: Validation, names: bool) -> Result<Opened, Error> {
     // SAFETY: loading the system's Vulkan loader runs its initialisers, as in every Vulkan program.
     let entry = unsafe { ash::Entry::load() }.map_err(|e| Error::NoLoader { reason: e.to_string() })?;
     let application = vk::ApplicationInfo::default()
@@ -216,17 +221,16 @@ pub(crate) fn open_instance(validation: Validation) -> Result<Opened, Error> {
     let mut extensions: Vec<*const std::ffi::c_char> = Vec::new();
     let mut flags = vk::InstanceCreateFlags::empty();
     // SAFETY: plain queries of the loader.
-    let (available, portable) = unsafe {
+    let (available, portable, named) = unsafe {
         let layers = entry
             .enumerate_instance_layer_properties()
             .map_err(failed("vkEnumerateInstanceLayerProperties"))?;
         let extensions = entry
             .enumerate_instance_extension_properties(None)
             .map_err(failed("vkEnumerateInstanceExtensionProperties"))?;
-        let portable = extensions
-            .iter()
-            .any(|e| e.extension_name_as_c_str() == Ok(ash::khr::portability_enumeration::NAME));
-        (layers, portable)
+        let has = |name| extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(name));
+        let named = names && has(ash::ext::debug_utils::NAME);
+        (layers, has(ash::khr::portability_enumeration::NAME), named)
     };
     if portable {
         extensions.push(ash::khr::portability_enumeration::NAME.as_ptr());
@@ -240,7 +244,6 @@ pub(crate) fn open_instance(validation: Validation) -> Result<Opened, Error> {
             return Err(Error::Incapable { device, what: "the layer VK_LAYER_KHRONOS_validation" });
         }
         layers.push(LAYER.as_ptr());
-        extensions.push(ash::ext::debug_utils::NAME.as_ptr());
         extensions.push(ash::ext::validation_features::NAME.as_ptr());
         match validation {
             Validation::Sync => enables.push(vk::ValidationFeatureEnableEXT::SYNCHRONIZATION_VALIDATION),
@@ -251,6 +254,10 @@ pub(crate) fn open_instance(validation: Validation) -> Result<Opened, Error> {
             }
             Validation::Core | Validation::Off => {}
         }
+    }
+    let names = named || validation != Validation::Off;
+    if names {
+        extensions.push(ash::ext::debug_utils::NAME.as_ptr());
     }
     let mut features = vk::ValidationFeaturesEXT::default()
         .enabled_validation_features(&enables)
@@ -289,18 +296,18 @@ pub(crate) fn open_instance(validation: Validation) -> Result<Opened, Error> {
         match unsafe { ext.create_debug_utils_messenger(&messenger_info(), None) } {
             Ok(handle) => messenger = Some((ext, handle)),
             Err(result) => {
-                Opened { entry, instance, messenger, log }.destroy();
+                Opened { entry, instance, messenger, names, log }.destroy();
                 return Err(failed("vkCreateDebugUtilsMessengerEXT")(result));
             }
         }
     }
-    Ok(Opened { entry, instance, messenger, log })
+    Ok(Opened { entry, instance, messenger, names, log })
 }
 
 impl Context {
     /// `inspect` enables what reading compiled pipelines needs, where the device has it.
     pub(crate) fn open(options: &DeviceOptions, inspect: bool) -> Result<Context, Error> {
-        let opened = open_instance(options.validation)?;
+        let opened = open_instance(options.validation, options.capture)?;
         let chosen =
             candidates(&opened.entry, &opened.instance).and_then(|found| pick(found, &options.selector));
         let Candidate { physical, family, mut caps, mut extensions } = match chosen {
@@ -378,9 +385,8 @@ impl Context {
         };
         // SAFETY: the device was created with one queue of this family.
         let queue = unsafe { device.get_device_queue(place.1, 0) };
-        let debug = opened.messenger.as_ref();
-        let debug = debug.map(|_| ash::ext::debug_utils::Device::new(&opened.instance, &device));
-        let Opened { entry, instance, messenger, log } = opened;
+        let debug = opened.names.then(|| ash::ext::debug_utils::Device::new(&opened.instance, &device));
+        let Opened { entry, instance, messenger, log, .. } = opened;
         let (told, faulty) = (Log::clone(&log), faults.is_some());
         let owner = Owner::Own { messenger, _log_pointer: log, _entry: entry };
         let handles = Handles { instance, physical: place.0, family: place.1, queue, device };
@@ -427,6 +433,7 @@ impl Context {
             host_memory,
             physical,
             tells_budget: extensions.contains(&ash::ext::memory_budget::NAME),
+            frames: extensions.contains(&ash::ext::frame_boundary::NAME),
             caps,
             device,
             queue: Mutex::new(queue),

@@ -1,6 +1,8 @@
 // Values to the types of the KV pools. The rules are those of ggml's reference quantisers; ties are stated at each.
 // Everything saturates, blocks at 1e9: an infinity in the cache would turn whole rows into NaN.
 
+#include "exchange.glsl"
+
 // Two neighbours as one word of f16 or bf16.
 uint kv_pack(uint type, vec2 pair) {
     if (type == KV_BF16) {
@@ -63,7 +65,7 @@ float kv_farther(float own, float other, bool other_first) {
 
 // A block of 32 by four neighbouring lanes, each of which owns eight neighbours; all four call it together.
 KvUnit kv_quantise(uint type, vec4 a, vec4 b) {
-    uint lane = gl_SubgroupInvocationID & 3u;
+    uint lane = LANE & 3u;
     a = clamp(a, -1.0e9, 1.0e9);
     b = clamp(b, -1.0e9, 1.0e9);
     float low = min(min(min(a.x, a.y), min(a.z, a.w)), min(min(b.x, b.y), min(b.z, b.w)));

@@ -1,7 +1,9 @@
 // Integer sums, minima and maxima over the lanes of a subgroup of SG lanes. Axis SUMS: the device's own operations, or
-// shuffles where it has none; integers are the same either way.
+// exchanges where it has none; integers are the same either way.
 
-#ifdef SUMS_SHUFFLE
+#include "exchange.glsl"
+
+#if defined(SUMS_SHUFFLE) || defined(WAY_SAFE)
 #define LANES_TREE(name, joined)                                  \
     uint name(uint a) {                                           \
         [[unroll]] for (uint mask = 1u; mask < SG; mask <<= 1u) { \
@@ -18,7 +20,7 @@ LANES_TREE(lanes_or, a | b)
 
 // Sum over the lanes before this one.
 uint lanes_add_before(uint value) {
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     uint sum = value;
     [[unroll]] for (uint step = 1u; step < SG; step <<= 1u) {
         uint other = subgroupShuffle(sum, (lane - step) % SG);

@@ -2,6 +2,8 @@
 // it: few memory operations per lane, and neighbours touch neighbouring memory. The kernel has declared SG
 // and y_q8[].
 
+#include "exchange.glsl"
+
 // Words of a block: 8 of int8, the scale, the scaled sums of both halves, zero.
 const uint Q8_WORDS = 12u;
 const uint LANES = SG < 8u ? SG : 8u;

@@ -4,7 +4,7 @@
 // ln of the mass of the row, in units of the mass of its largest logit.
 float ln_mass(uint row, uint top) {
     uvec2 mass = uvec2(0u);
-    for (uint slice = gl_SubgroupInvocationID; slice < slice_count(); slice += SG) {
+    for (uint slice = LANE; slice < slice_count(); slice += SG) {
         uint at = work_at(row) + slice * PARTIAL_WORDS;
         if (part[at] != KEY_NONE) {
             uint high, low;

@@ -62,7 +62,7 @@ bool truncates(Sampler s) {
 // The row's largest key.
 uint row_top(uint row) {
     uint top = KEY_NONE;
-    for (uint slice = gl_SubgroupInvocationID; slice < slice_count(); slice += SG) {
+    for (uint slice = LANE; slice < slice_count(); slice += SG) {
         top = max(top, part[work_at(row) + slice * PARTIAL_WORDS]);
     }
     return lanes_max(top);

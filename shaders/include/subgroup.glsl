@@ -1,6 +1,8 @@
 // Reductions over a subgroup of SG lanes as fixed trees, so the same lanes give the same bits on every
 // driver.
 
+#include "exchange.glsl"
+
 // Sum of the lanes whose index differs only in the bits from `low` (a power of two) up to below `high`.
 float subgroup_sum_between(float value, uint low, uint high) {
     [[unroll]] for (uint mask = low; mask < high; mask <<= 1u) {

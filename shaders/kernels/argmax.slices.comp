@@ -32,7 +32,7 @@ layout(push_constant) uniform Push {
 } push;
 
 void main() {
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     uint slice = gl_WorkGroupID.x;
     uint slices = gl_NumWorkGroups.x;
     uint logits_at = push.logits_at + gl_WorkGroupID.y * push.stride;

@@ -18,7 +18,7 @@ const uint Q_WORDS = SG < 8u ? 8u / SG : 1u;
 void main() {
     // What is done once per pair is done in loops that sort into registers.
     uint left = pairs_that_see();
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     [[dont_unroll]] while (left != 0u) {
         Shared s = pairs_of_a_block(left);
         uint first = s.some.from / (SG * KEYS) * (SG * KEYS);

@@ -72,7 +72,7 @@ void main() {
     if (row >= push.row_count || first >= push.width) {
         return;
     }
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     uint count = min(push.group, push.width - first);
     uint rows_at = push.rows_at >> 3u;
     uint position = rows[rows_at + row].position;

@@ -38,7 +38,7 @@ uint expert_of(uint a) {
 }
 
 void main() {
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     [[dont_unroll]] for (uint e = lane; e < EXPERTS; e += SG) {
         place[e] = 0u;
     }

@@ -5,7 +5,7 @@
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #extension GL_KHR_shader_subgroup_basic : require
-#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint WG = 64u;
@@ -21,18 +21,19 @@ layout(push_constant) uniform Push {
     uint rows;
 } push;
 
+#include "subgroup.glsl"
+
 void main() {
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     uint words = push.k / 2u;
     for (uint row = gl_WorkGroupID.x; row < push.rows; row += gl_NumWorkGroups.x) {
         uint from = push.x_at + row * push.k;
-        uint largest = 0u;
+        float largest = 0.0;
         for (uint e = lane; e < push.k; e += SG) {
-            largest = max(largest, floatBitsToUint(x[from + e]) & 0x7fffffffu);
+            largest = max(largest, abs(x[from + e]));
         }
-        largest = subgroupMax(largest);
         // Exponents as stored; rows of zeros, of subnormal values and of what is no number stay as they are.
-        uint exponent = largest >> 23;
+        uint exponent = floatBitsToUint(subgroup_max(largest)) >> 23;
         bool plain = exponent >= 1u && exponent < 255u;
         uint raise = plain ? clamp(268u - exponent, 1u, 253u) : 127u;
         float factor = uintBitsToFloat(raise << 23);

@@ -169,9 +169,18 @@ void quantised_store(bool key, uint at, uint tile, uint lane, float scale, uint 
     uint codes_at = tile + slot * kv_code_words(type, size);
     uint fifths_at = tile + kv_fifths(type, size) + slot * kv_fifth_words(type, size);
     uint scales_at = tile + kv_scales(type, size) + slot * kv_scale_words(type, size);
+#ifdef WAY_SAFE
+    [[dont_unroll]] for (uint turn = 0u; turn < blocks; turn += SG / 4u * 2u) {
+        uint first = turn + lane / 4u * 2u;
+        uint halves = 0u;
+        [[dont_unroll]] for (uint number = first; number < first + 2u; number++) {
+            live = number < blocks;
+            uint block = min(number, blocks - 1u);
+#else
     [[dont_unroll]] for (uint first = lane / 4u * 2u; first < blocks; first += SG / 4u * 2u) {
         uint halves = 0u;
         [[dont_unroll]] for (uint block = first; block < min(first + 2u, blocks); block++) {
+#endif
             uint e = block * 32u + lane % 4u * 8u;
             vec2 pair[4];
             [[unroll]] for (uint i = 0u; i < 4u; i++) {
@@ -180,20 +189,27 @@ void quantised_store(bool key, uint at, uint tile, uint lane, float scale, uint 
             }
             KvUnit unit = kv_quantise(type, vec4(pair[0], pair[1]), vec4(pair[2], pair[3]));
             uint word = codes_at + e / kv_per_word(type);
-            word_store(key, word, unit.codes.x);
-            if (type == KV_Q8_0) {
+            IF_LIVE {
+                word_store(key, word, unit.codes.x);
+            }
+            if (WHERE_LIVE(type == KV_Q8_0)) {
                 word_store(key, word + 1u, unit.codes.y);
             }
-            if (kv_has_fifth(type) && lane % 4u == 0u) {
+            if (WHERE_LIVE(kv_has_fifth(type) && lane % 4u == 0u)) {
                 word_store(key, fifths_at + block, unit.fifths);
             }
             if (!kv_has_min(type)) {
-                halves |= unit.scale << 16u * (block - first);
-            } else if (lane % 4u == 0u) {
+                IF_LIVE {
+                    halves |= unit.scale << 16u * (block - first);
+                }
+            } else if (WHERE_LIVE(lane % 4u == 0u)) {
                 word_store(key, scales_at + block, unit.scale);
             }
         }
-        if (!kv_has_min(type) && lane % 4u == 0u) {
+#ifdef WAY_SAFE
+        live = first < blocks;
+#endif
+        if (WHERE_LIVE(!kv_has_min(type) && lane % 4u == 0u)) {
             word_store(key, scales_at + first / 2u, halves);
         }
     }
@@ -274,7 +290,7 @@ void main() {
     if (row >= push.row_count || head >= push.n_head + push.stored * push.n_kv) {
         return;
     }
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     uint position = rows[(push.rows_at >> 3u) + row].position;
     uint table = rows[(push.rows_at >> 3u) + row].table;
     bool query = head < push.n_head;

@@ -64,7 +64,7 @@ void main() {
     if (row >= push.rows) {
         return;
     }
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     uint k = push.k;
     uint x_at = push.x_at + row * push.x_stride;
     uint weight_at = push.weight_at;

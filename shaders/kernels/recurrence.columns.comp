@@ -141,12 +141,14 @@ void commit(uint slot, uint position) {
         [[unroll]] for (uint i = 0u; i < QUADS; i++) {
             uint at = push.state_at + (from + c) * SIZE + quad_of(i);
             vec4 value = s[c * QUADS + i];
-            state[at] = value.x;
-            state[at + 1u] = value.y;
-            state[at + 2u] = value.z;
-            state[at + 3u] = value.w;
+            IF_LIVE {
+                state[at] = value.x;
+                state[at + 1u] = value.y;
+                state[at + 2u] = value.z;
+                state[at + 3u] = value.w;
+            }
         }
-        if (own == 0u) {
+        if (WHERE_LIVE(own == 0u)) {
             marks[push.marks_at + from + c] = position;
         }
     }
@@ -193,7 +195,7 @@ void take(uint row, uint slot, uint position) {
         sums[c] = vec4(0.0);
     }
     // One column of one head of those that share a key keeps it.
-    bool keeps = COMMIT != 2u && column == 0u && (push.share == 0u ? head < push.key_heads : head % push.share == 0u);
+    bool keeps = WHERE_LIVE(COMMIT != 2u && column == 0u && (push.share == 0u ? head < push.key_heads : head % push.share == 0u));
     uint term = term_of(slot, position);
     [[unroll]] for (uint i = 0u; i < QUADS; i++) {
         vec4 k = x_load(k_at + quad_of(i));
@@ -216,26 +218,34 @@ void take(uint row, uint slot, uint position) {
         if (DELTA == 0u) {
             sum = fma(skip[push.skip_at + head], x[v_at + c], sum);
         }
-        if (own == 0u) {
+        if (WHERE_LIVE(own == 0u)) {
             y[push.y_at + (row * push.heads + head) * push.columns + column + c] = sum;
             if (COMMIT != 2u) {
                 terms[values + head * push.columns + column + c] = u[c];
             }
         }
     }
-    if (COMMIT != 2u && own == 0u && column == 0u) {
+    if (WHERE_LIVE(COMMIT != 2u && own == 0u && column == 0u)) {
         terms[values + push.heads * push.columns + head] = g;
     }
 }
 
 void main() {
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     head = gl_WorkGroupID.y;
     column = (gl_WorkGroupID.x * (SG / LANES) + lane / LANES) * COLUMNS;
     own = lane % LANES;
+#ifdef WAY_SAFE
+    live = column < push.columns;
+    column = min(column, push.columns - COLUMNS);
+    if (head >= push.heads) {
+        return;
+    }
+#else
     if (head >= push.heads || column >= push.columns) {
         return;
     }
+#endif
     key_head = push.share == 0u ? head % push.key_heads : head / push.share;
     uint slot = 0u;
     uint position = 0u;

@@ -32,7 +32,7 @@ void main() {
     if (row >= push.rows) {
         return;
     }
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     uint k = push.k;
     uint x_at = push.x_at + row * k;
     uint size_at = push.size_at + row % push.size_rows * k;

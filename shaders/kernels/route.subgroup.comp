@@ -129,7 +129,7 @@ void main() {
     if (row >= push.rows) {
         return;
     }
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     uint at = push.logits_at + row * EXPERTS;
 
     float top = LOWEST;

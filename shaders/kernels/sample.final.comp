@@ -85,7 +85,7 @@ uvec2 sum_to(Source source, Range range, bool by_mass, Cut cut) {
     uvec2 sum = uvec2(0u);
     uint key, id;
     float distance;
-    for (uint i = gl_SubgroupInvocationID; i < source.count; i += SG) {
+    for (uint i = LANE; i < source.count; i += SG) {
         if (fetch(source, range, i, key, id, distance) && keeps(cut, key, id)) {
             sum = add64(sum, uvec2(by_mass ? mass_of(distance) : 1u, 0u));
         }
@@ -103,7 +103,7 @@ Cut find_cut(Source source, Range range, bool by_mass, uvec2 want) {
         float distance;
         uint low = 0xffffffffu;
         uint high = 0u;
-        for (uint i = gl_SubgroupInvocationID; i < source.count; i += SG) {
+        for (uint i = LANE; i < source.count; i += SG) {
             if (fetch(source, range, i, key, id, distance) && (!by_id || key == cut.key)) {
                 low = min(low, by_id ? ~id : key);
                 high = max(high, by_id ? ~id : key);
@@ -133,7 +133,7 @@ uvec2 head64(uint head, uint word) {
 uint draw(Sampler s, uint row, uint position, uint top) {
     uint best = KEY_NONE;
     uint best_id = NO_TOKEN;
-    for (uint group = gl_SubgroupInvocationID; group < group_count(); group += SG) {
+    for (uint group = LANE; group < group_count(); group += SG) {
         take_better(best, best_id, part[draws_at(row) + group * 2u], part[draws_at(row) + group * 2u + 1u]);
     }
     uint head = head_at(row);
@@ -157,7 +157,7 @@ uint draw(Sampler s, uint row, uint position, uint top) {
         }
         uint key, id;
         float distance;
-        for (uint i = gl_SubgroupInvocationID; i < source.count; i += SG) {
+        for (uint i = LANE; i < source.count; i += SG) {
             if (fetch(source, range, i, key, id, distance) && distance <= s.min_p_distance) {
                 uint word = philox_token(uvec2(s.seed_low, s.seed_high), position, id, PURPOSE_DRAW);
                 float score = score_of(distance, s.inverse_temperature, word);
@@ -177,7 +177,7 @@ void main() {
 
     uint top = KEY_NONE;
     uint token = NO_TOKEN;
-    for (uint slice = gl_SubgroupInvocationID; slice < slice_count(); slice += SG) {
+    for (uint slice = LANE; slice < slice_count(); slice += SG) {
         uint at = work_at(row) + slice * PARTIAL_WORDS;
         take_better(top, token, part[at], part[at + 1u]);
     }
@@ -191,7 +191,7 @@ void main() {
         ln_p = ln_p - ln_mass(row, top);
     }
 
-    if (gl_SubgroupInvocationID == 0u) {
+    if (LANE == 0u) {
         uint at = push.results_at + step_row.out_index * RESULT_WORDS;
         results[at] = token;
         results[at + 1u] = floatBitsToUint(ln_p);

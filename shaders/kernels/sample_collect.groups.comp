@@ -94,7 +94,7 @@ Ends find_ends(Sampler s, uint row, bool writer) {
     uint share = (limit + SG) / SG;
     Run run;
     run.at = bins;
-    run.first = min(gl_SubgroupInvocationID * share, limit + 1u);
+    run.first = min(LANE * share, limit + 1u);
     run.end = min(run.first + share, limit + 1u);
     uint count = 0u;
     uvec2 mass = uvec2(0u);
@@ -136,7 +136,7 @@ Ends find_ends(Sampler s, uint row, bool writer) {
 }
 
 void main() {
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     uint group = gl_WorkGroupID.x;
     uint row = gl_WorkGroupID.y;
     StepRow step_row = rows[(push.rows_at >> 3u) + row];

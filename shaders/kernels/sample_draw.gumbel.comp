@@ -68,7 +68,7 @@ uint offer_key(uint at, uint id) {
 uint plain(Sampler s, uint at, uint position, uint top) {
     uint best = KEY_NONE;
     uint best_id = NO_TOKEN;
-    for (uint i = gl_SubgroupInvocationID; i < push.n; i += SG) {
+    for (uint i = LANE; i < push.n; i += SG) {
         uint key = key_of(logits[at + i]);
         if (key != KEY_NONE) {
             uint word = philox_token(uvec2(s.seed_low, s.seed_high), position, i, push.purpose);
@@ -83,7 +83,7 @@ uint plain(Sampler s, uint at, uint position, uint top) {
 uint judged(Sampler s, uint at, uint offer_at, uint position, uint top, uint draft) {
     uvec2 seed = uvec2(s.seed_low, s.seed_high);
     uint offer_top = KEY_NONE;
-    for (uint i = gl_SubgroupInvocationID; i < push.offer_n; i += SG) {
+    for (uint i = LANE; i < push.offer_n; i += SG) {
         offer_top = max(offer_top, offer_key(offer_at, i));
     }
     offer_top = lanes_max(offer_top);
@@ -92,7 +92,7 @@ uint judged(Sampler s, uint at, uint offer_at, uint position, uint top, uint dra
     }
     uvec2 own = uvec2(0u);
     uvec2 offered = uvec2(0u);
-    for (uint i = gl_SubgroupInvocationID; i < push.n; i += SG) {
+    for (uint i = LANE; i < push.n; i += SG) {
         own = add64(own, uvec2(weight_of(key_of(logits[at + i]), top, s.inverse_temperature), 0u));
         offered = add64(offered, uvec2(weight_of(offer_key(offer_at, i), offer_top, s.inverse_temperature), 0u));
     }
@@ -110,7 +110,7 @@ uint judged(Sampler s, uint at, uint offer_at, uint position, uint top, uint dra
     }
     uint best = KEY_NONE;
     uint best_id = NO_TOKEN;
-    for (uint i = gl_SubgroupInvocationID; i < push.n; i += SG) {
+    for (uint i = LANE; i < push.n; i += SG) {
         precise float p = float(weight_of(key_of(logits[at + i]), top, s.inverse_temperature)) * offered_mass;
         precise float q = float(weight_of(offer_key(offer_at, i), offer_top, s.inverse_temperature)) * own_mass;
         precise float excess = p - q;
@@ -133,7 +133,7 @@ void main() {
 
     uint top = KEY_NONE;
     uint token = NO_TOKEN;
-    for (uint slice = gl_SubgroupInvocationID; slice < slice_count(); slice += SG) {
+    for (uint slice = LANE; slice < slice_count(); slice += SG) {
         uint slice_at = work_at(row) + slice * PARTIAL_WORDS;
         take_better(top, token, part[slice_at], part[slice_at + 1u]);
     }
@@ -155,7 +155,7 @@ void main() {
         ln_p = ln_p - ln_mass(row, top);
     }
 
-    if (gl_SubgroupInvocationID == 0u) {
+    if (LANE == 0u) {
         uint result = push.results_at + step_row.out_index * RESULT_WORDS;
         results[result] = token;
         results[result + 1u] = floatBitsToUint(ln_p);

@@ -44,7 +44,7 @@ void settle() {
 }
 
 void clear_bins() {
-    for (uint i = gl_SubgroupInvocationID; i < BINS * BIN_WORDS; i += SG) {
+    for (uint i = LANE; i < BINS * BIN_WORDS; i += SG) {
         bins[i] = 0u;
     }
     settle();
@@ -52,7 +52,7 @@ void clear_bins() {
 
 // A bin below which nothing can be among the k largest: at least k slices have their largest logit down to it.
 uint top_k_limit(uint row, uint top, uint k) {
-    for (uint slice = gl_SubgroupInvocationID; slice < slice_count(); slice += SG) {
+    for (uint slice = LANE; slice < slice_count(); slice += SG) {
         uint key = part[work_at(row) + slice * PARTIAL_WORDS];
         if (key != KEY_NONE) {
             atomicAdd(bins[bin_of(distance_of(key, top)) * BIN_WORDS], 1u);
@@ -62,7 +62,7 @@ uint top_k_limit(uint row, uint top, uint k) {
     uint limit = BINS - 1u;
     uint before = 0u;
     for (uint first = 0u; first < BINS; first += SG) {
-        uint bin = first + gl_SubgroupInvocationID;
+        uint bin = first + LANE;
         uint count = bins[bin * BIN_WORDS];
         uint reached = lanes_min(before + lanes_add_before(count) + count >= k ? bin : NO_BIN);
         if (reached != NO_BIN) {
@@ -77,7 +77,7 @@ uint top_k_limit(uint row, uint top, uint k) {
 }
 
 void main() {
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     uint group = gl_WorkGroupID.x;
     uint row = gl_WorkGroupID.y;
     Sampler s = samplers[(push.samplers_at >> 4u) + rows[(push.rows_at >> 3u) + row].sampler_index];

@@ -94,11 +94,11 @@ Cut reach(uint at, bool by_deviation, bool by_mass, uvec2 want) {
         uint count = 0u;
         for (uint digit = 0u; digit < 4u; digit++) {
             uint shift = 24u - 8u * digit;
-            for (uint i = gl_SubgroupInvocationID; i < DIGITS * BIN_WORDS; i += SG) {
+            for (uint i = LANE; i < DIGITS * BIN_WORDS; i += SG) {
                 bins[i] = 0u;
             }
             settle();
-            for (uint i = gl_SubgroupInvocationID; i < push.n; i += SG) {
+            for (uint i = LANE; i < push.n; i += SG) {
                 Token t = token_of(at, i);
                 uint rank = by_deviation ? t.deviation : ~t.key;
                 bool counts = t.left && (turn == 0u || rank == cut.rank);
@@ -154,7 +154,7 @@ uint quotient64(uvec2 a, uvec2 b) {
 // Sums over what is left: mass, or mass times distance.
 uvec2 sum_left(uint at, bool times_far) {
     uvec2 sum = uvec2(0u);
-    for (uint i = gl_SubgroupInvocationID; i < push.n; i += SG) {
+    for (uint i = LANE; i < push.n; i += SG) {
         Token t = token_of(at, i);
         if (t.left) {
             uint high, low;
@@ -186,12 +186,12 @@ void main() {
         by_share = reach(at, false, true, share64(sum_left(at, false), s.top_p));
     }
     uint first = KEY_NONE;
-    for (uint i = gl_SubgroupInvocationID; i < push.n; i += SG) {
+    for (uint i = LANE; i < push.n; i += SG) {
         Token t = token_of(at, i);
         first = max(first, t.left ? t.key : KEY_NONE);
     }
     first = lanes_max(first);
-    for (uint i = gl_SubgroupInvocationID; i < push.n; i += SG) {
+    for (uint i = LANE; i < push.n; i += SG) {
         Token t = token_of(at, i);
         if (!t.left || distance_of(t.key, first) > s.min_p_distance) {
             logits[at + i] = MINUS_INFINITY;

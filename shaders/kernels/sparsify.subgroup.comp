@@ -27,7 +27,7 @@ void main() {
     if (row >= push.rows) {
         return;
     }
-    uint lane = gl_SubgroupInvocationID;
+    uint lane = LANE;
     uint at = push.y_at + row * push.stride;
     float total = 0.0;
     [[dont_unroll]] for (uint e = lane; e < push.k; e += SG) {

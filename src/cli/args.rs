@@ -104,6 +104,9 @@ pub(super) struct DeviceArgs {
     /// Make the device look like another, for tests: discrete, small, poor
     #[arg(long, value_name = "KIND,…", value_delimiter = ',')]
     pub(super) simulate: Vec<String>,
+    /// For RenderDoc and GFXReconstruct: name every command, import no memory
+    #[arg(long)]
+    pub(super) capture_friendly: bool,
     /// Subgroup size to run with
     #[arg(long, value_name = "LANES")]
     pub(super) subgroup: Option<u32>,

@@ -209,7 +209,16 @@ fn print(caps: &Caps, found: &Examination, out: &mut dyn Write) -> io::Result<()
             Some(reason) => {
                 writeln!(out, "there is no other way: {reason}; \"--device reference\" works, slowly")?
             }
-            None => writeln!(out, "used instead, tested: {}", found.instead.join(", "))?,
+            None => {
+                let untested = |name: &&str| {
+                    found.kernels.iter().any(|report| report.kernel == *name && report.ran == report.skipped)
+                };
+                let told = found.instead.iter().map(|name| match untested(name) {
+                    true => format!("{name} (cannot be tested on this device)"),
+                    false => format!("{name} (tested)"),
+                });
+                writeln!(out, "used instead: {}", told.collect::<Vec<_>>().join(", "))?;
+            }
         }
     } else if found.device_error.is_none() {
         writeln!(out, "all is well")?;
@@ -225,6 +234,7 @@ fn kernels_json(found: &Examination) -> Vec<Value> {
             "kernel": report.kernel,
             "op": report.op,
             "ran": report.ran,
+            "skipped": report.skipped,
             "cases": report.cases,
             "seconds": report.time.as_secs_f64(),
             "failed": failed,

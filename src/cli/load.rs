@@ -112,6 +112,7 @@ pub(super) fn device_options(args: &DeviceArgs) -> Result<DeviceOptions, Failure
         minus,
         simulate,
         subgroup: args.subgroup,
+        capture: args.capture_friendly,
         slice: Some(Duration::from_millis(args.slice_ms.into())),
         cache_dir: cache_dir(),
         cache_key: crate::SHADER_HASH.to_owned(),

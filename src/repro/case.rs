@@ -234,6 +234,13 @@ impl Case {
         let is_stage = capsule.kernel.op.starts_with("sample");
         for (binding, arg) in capsule.kernel.bindings.iter().zip(&capsule.args) {
             let own = &mut marks[arg.piece][arg.range()];
+            // Kernels use the sums behind a block's scale, which the meaning forms anew from its codes.
+            if binding.name == "x" && capsule.kernel.axis("ACT") == "q8" {
+                for at in (0..own.len()).rev().filter(|at| own[*at] & READ != 0).collect::<Vec<_>>() {
+                    let end = (at + 4).min(own.len());
+                    own[at..end].iter_mut().for_each(|mark| *mark |= READ);
+                }
+            }
             if is_stage
                 && binding.access.reads()
                 && own.len() <= MOST_ASIDE

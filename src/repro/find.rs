@@ -166,6 +166,24 @@ pub fn dispatches(
     generated.map(|()| all)
 }
 
+/// The dispatches of a recording with what each would read now, if those before it had run as they mean.
+///
+/// Errors: the device's.
+pub fn capsules(device: &Device, recording: &Recording) -> Result<Vec<Capsule>> {
+    let mut shadow = Shadow::new(device, recording)?;
+    let mut all = Vec::new();
+    for command in recording.commands() {
+        let Command::Dispatch(dispatch) = command else {
+            shadow.transfer(command)?;
+            continue;
+        };
+        let capsule = shadow.capsule(dispatch)?;
+        shadow.store(dispatch, &capsule, &capsule.meaning());
+        all.push(capsule);
+    }
+    Ok(all)
+}
+
 /// The `nth` dispatch that the options choose, with the reference's inputs.
 ///
 /// Errors: the prompt's, the device's.

@@ -96,7 +96,9 @@ impl Side<'_> {
             ("embed", "y") => self.relative(self.push::<ops::embed::Push>().k, 4.0 * EPS),
             ("norm", "y") => {
                 let k = self.push::<ops::norm::Push>().k;
-                let share = (16.0 + f64::from(k).sqrt()) * EPS;
+                // A gate is an exponential, as in `glu`.
+                let gate = if self.spec("RESIDUAL") == 2 { 256.0 * EPS } else { 0.0 };
+                let share = norm_share(k, self.spec("SG")) + gate;
                 // Terms that cancel leave errors of their own size.
                 if ["CENTRE", "BIAS", "RESIDUAL"].iter().any(|name| self.spec(name) == 1) {
                     self.groups(k as usize, 4.0 * share);
@@ -424,6 +426,16 @@ impl Side<'_> {
             }
         }
     }
+}
+
+/// What a norm may be off by, as a share. All terms of the sum of squares are positive: each of a lane's steps rounds twice
+/// without fma, then come two sums of four and the tree; half of that reaches the root. Division is good to 2.5 units,
+/// inversesqrt to two in the last place, the sum with eps and the products round once each, the reference once.
+fn norm_share(k: u32, lanes: usize) -> f64 {
+    let lanes = lanes.max(1);
+    let steps = (k as usize).div_ceil(4 * lanes) as f64;
+    let sum = 2.0 * steps + 2.0 + (lanes as f64).log2();
+    (sum / 2.0 + 1.25 + 0.5 + 4.0 + 2.0 + 1.0) * EPS / 2.0
 }
 
 fn loaded(format: &KvFormat, pool: &mut [u32], tile: usize, slot: usize, head: usize) -> Vec<f64> {

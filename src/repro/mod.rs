@@ -17,11 +17,11 @@ pub use capsule::{Arg, Capsule, Piece, Ran, Stage, State};
 pub use case::{Case, DeviceRecord, Manifest};
 #[cfg(feature = "cli")]
 pub(crate) use case::{hex, unhex};
-pub use export::{Tracker, amber, c, issue};
-pub use find::{FindOptions, Finding, Found, Kind, capture, compare, dispatches, find};
+pub use export::{Code, Tracker, amber, c, issue};
+pub use find::{FindOptions, Finding, Found, Kind, capsules, capture, compare, dispatches, find};
 pub use judge::{Output, Wrong, judge};
 pub use pattern::pattern;
-pub use reduce::{Reduction, reduce};
+pub use reduce::{Reduction, Shrink, reduce};
 pub use replay::{Replay, Verdict, replay};
 pub use spirv::assembly;
 pub use synthetic::{has_ids, synthetic};

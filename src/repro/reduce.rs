@@ -17,11 +17,26 @@ const COUNTS: &[(&str, &str, Option<usize>)] = &[
     ("heads", "row_count", None),
     ("attention", "row_count", None),
     ("attention_combine", "row_count", None),
+    ("quantize", "rows", None),
+    ("join", "rows", None),
+    ("gather", "count", None),
+    ("route", "rows", None),
+    ("experts_sum", "rows", None),
+    ("soft_cap", "count", None),
 ];
 /// Arguments that are data; what others hold says where data are.
 const DATA: &[&str] = &[
     "weights", "x", "bias", "residual", "weight", "gate", "up", "q", "k", "v", "k_cache", "v_cache", "part",
 ];
+
+/// What a smaller case is to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shrink {
+    /// Wrong values: the grid goes with the counts.
+    Values,
+    /// A hang, a crash, a message: whatever is computed, the grid may shrink by itself.
+    Fate,
+}
 
 /// How much smaller a case became.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +52,7 @@ pub struct Reduction {
 /// Reduces a dispatch. `still` says whether a smaller one shows the same; it is not asked after `end`.
 pub fn reduce(
     capsule: &Capsule,
+    keeps: Shrink,
     still: &mut dyn FnMut(&Capsule) -> bool,
     end: Instant,
 ) -> (Capsule, Reduction) {
@@ -49,6 +65,9 @@ pub fn reduce(
     };
     for (_, name, direction) in COUNTS.iter().filter(|(op, _, _)| *op == capsule.kernel.op) {
         counted(&mut best, name, *direction, &mut test);
+    }
+    if keeps == Shrink::Fate {
+        (0..3).for_each(|direction| stretched(&mut best, direction, &mut test));
     }
     for piece in data(&best) {
         zeroed(&mut best, piece, &mut test);
@@ -90,6 +109,18 @@ fn counted(best: &mut Capsule, name: &str, direction: Option<usize>, test: &mut 
         } else {
             step /= 2;
         }
+    }
+}
+
+/// The smallest number of workgroups in a direction, by halves.
+fn stretched(best: &mut Capsule, direction: usize, test: &mut dyn FnMut(&Capsule) -> bool) {
+    while best.grid[direction] > 1 {
+        let mut candidate = best.clone();
+        candidate.grid[direction] /= 2;
+        if !test(&candidate) {
+            break;
+        }
+        *best = candidate;
     }
 }
 

@@ -114,6 +114,8 @@ fn failure(error: Error, at: Stage) -> Verdict {
         Error::Lost { .. } => Verdict::Lost(text),
         Error::Timeout { .. } => Verdict::Hang(text),
         Error::Recording { .. } => Verdict::BadCase(text),
+        // Compilers that give up say so as well; the buffers have their memory by then.
+        Error::OutOfMemory { .. } if at == Stage::Compile => Verdict::CompileFailure(text),
         Error::Unsupported { .. } | Error::Limit { .. } | Error::OutOfMemory { .. } => {
             Verdict::Unsupported(text)
         }

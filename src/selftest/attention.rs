@@ -346,7 +346,9 @@ pub fn list(list: &mut List<'_>) {
                 uniform_parts(bench, candidate, types)
             });
         }
-        for &combiner in combiners.iter().filter(|_| matches!(extent, Extent::All)) {
+        // What stands in for others has been tested alone.
+        let main = |combiner: &&&Candidate| matches!(extent, Extent::All) && combiner.rank >= 10;
+        for &combiner in combiners.iter().filter(main) {
             properties(list, (candidate, combiner));
         }
     }
@@ -386,7 +388,9 @@ pub fn subjects(list: &mut List<'_>) -> Vec<(&'static Candidate, Extent)> {
         } else if !std::ptr::eq(candidate, main) {
             subjects.push((candidate, Extent::Like(main)));
         } else {
-            subjects.push((candidate, if meant { Extent::All } else { Extent::Exact }));
+            // What only stands in for others is the code of one of them.
+            let all = meant && candidate.rank >= 10;
+            subjects.push((candidate, if all { Extent::All } else { Extent::Exact }));
         }
     }
     subjects

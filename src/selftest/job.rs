@@ -178,6 +178,7 @@ impl Job {
             specs: self.specs.clone(),
             grid: Grid::Fixed(self.grid),
         })?;
+        bench.show(&recording);
         let compiled = device.compile(&recording, &CompileOptions::default())?;
         device.submit(&[&compiled])?.wait()?;
         let messages = device.take_messages();

@@ -79,7 +79,7 @@ pub fn list(list: &mut List<'_>) {
                 }
             }
         }
-        for &combiner in &combiners {
+        for &combiner in combiners.iter().filter(|combiner| combiner.rank >= 10) {
             if all {
                 bounds(list, (candidate, combiner));
             }

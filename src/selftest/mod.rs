@@ -26,8 +26,9 @@ mod weights;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
-use vkllm_runtime::{Caps, Device, Error, Kernel};
+use vkllm_runtime::{Caps, Device, Error, Kernel, Recording};
 use vkllm_shaders::select::Candidate;
 
 pub use job::{GUARD, Job, Out, disturbed};
@@ -74,23 +75,39 @@ pub fn ensure(holds: bool, sentence: impl FnOnce() -> String) -> Check {
     if holds { Ok(()) } else { Err(Fault::Wrong(sentence())) }
 }
 
+/// Sees every recording before it runs, with what it reads in place.
+pub type Observer = Arc<dyn Fn(&Device, &Recording) + Send + Sync>;
+
 /// What cases run on: a device, for one thread at a time, the seed, and perhaps another code for one kernel.
 #[derive(Clone)]
 pub struct Bench {
     device: Device,
     seed: u64,
     substitute: Option<&'static Kernel>,
+    observer: Option<Observer>,
 }
 
 impl Bench {
     pub fn new(device: Device, seed: u64) -> Self {
-        Bench { device, seed, substitute: None }
+        Bench { device, seed, substitute: None, observer: None }
     }
 
     /// Runs `kernel` in place of the one of its name; its hash must differ.
     pub fn with_kernel(mut self, kernel: &'static Kernel) -> Self {
         self.substitute = Some(kernel);
         self
+    }
+
+    /// Shows every recording to `observer`.
+    pub fn with_observer(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    fn show(&self, recording: &Recording) {
+        if let Some(observer) = &self.observer {
+            observer(&self.device, recording);
+        }
     }
 
     pub fn device(&self) -> &Device {

@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use vkllm::repro::{
-    Capsule, Case, FindOptions, Verdict, assembly, capture, dispatches, judge, reduce, replay, synthetic,
+    Capsule, Case, FindOptions, Shrink, Verdict, assembly, capture, dispatches, judge, reduce, replay,
+    synthetic,
 };
 use vkllm::selftest::Rng;
 use vkllm::{Activations, Device};
 
-use super::mutate::{Fault, mutant, untyped};
+use super::mutate::{Fault, demanding, mutant, untyped};
 use super::{PROMPT, model};
 use crate::cli::{command, vkllm};
 use crate::harness;
 
-fn folder(name: &str) -> PathBuf {
+pub(super) fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("repro").join(name);
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(folder.parent().expect("a parent")).expect("a folder in the target folder");
@@ -23,13 +24,13 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// One dispatch of the small model.
-fn captured(device: &Device, label: &str) -> Capsule {
+pub(super) fn captured(device: &Device, label: &str) -> Capsule {
     let options = FindOptions { label: Some(label.into()), ..FindOptions::default() };
     let model = model(device, Activations::Int8);
     capture(&model, &PROMPT, &options, 0).expect("a prompt that fits").expect("such a dispatch")
 }
 
-fn case(device: &Device, capsule: &Capsule) -> Case {
+pub(super) fn case(device: &Device, capsule: &Capsule) -> Case {
     let mut case = Case::new(capsule, device.caps(), None);
     case.actual = Some(case.capsule.run(device).expect("it runs").state);
     case
@@ -120,6 +121,32 @@ fn exit_codes_tell_what_happened() {
     broken.manifest.spirv_sha256 = sha256(kernel.spirv);
     let path = write("broken", &broken);
     assert_eq!(run(&path, &["--raw", "--timeout", "30"]), Some(12));
+
+    // Calls that fail: a lost device wherever a call may say so, and compilers that give up.
+    let path = write("calls", &good);
+    let mut codes = BTreeSet::new();
+    for nth in 1..200 {
+        let code = run(&path, &["--fail-call", &nth.to_string(), "--fail-how", "0"]);
+        assert!(matches!(code, Some(0 | 10 | 12 | 125)), "call {nth}: {code:?}");
+        codes.extend(code);
+        if codes.contains(&10) && codes.contains(&12) {
+            break;
+        }
+    }
+    assert!(codes.contains(&10) && codes.contains(&12), "{codes:?}");
+
+    let kernel = demanding(capsule.kernel);
+    let mut invalid = good.clone();
+    invalid.capsule.kernel = kernel;
+    invalid.manifest.spirv_sha256 = sha256(kernel.spirv);
+    let (invalid, valid) = (write("invalid", &invalid), write("valid", &good));
+    match run(&valid, &["--validate", "core"]) {
+        Some(125) => harness::skip("the validation layer is not installed"),
+        code => {
+            assert_eq!(code, Some(0));
+            assert_eq!(run(&invalid, &["--raw", "--validate", "core"]), Some(13));
+        }
+    }
 
     assert_eq!(run(Path::new("/nonexistent"), &[]), Some(2));
     let mut parent = command(&["repro", "run"]);
@@ -265,21 +292,35 @@ fn cases_are_exported() {
     }
     let program = std::fs::read_to_string(program).expect("it was written");
     assert!(!program.contains("/* DATA */") && program.contains("vkCmdDispatch"));
+    for (tracker, asks) in [
+        ("nvidia", "nvidia-bug-report"),
+        ("intel", "INTEL_DEBUG"),
+        ("moltenvk", "MVK_CONFIG"),
+        ("mesa", "RADV_DEBUG"),
+    ] {
+        let said = vkllm(&["repro", "export", path, "--raw", "--issue", tracker]);
+        assert!(said.succeeds().out.contains(asks) && said.out.len() < 64 << 10, "{tracker}: {said:?}");
+    }
     vkllm(&["repro", "export", path, "--raw"]).refuses(2, &["--amber", "--issue"]);
     vkllm(&["repro", "export", path, "--raw", "--issue", "amd"]).refuses(2, &["amd", "mesa"]);
 }
 
-#[test]
-fn a_mismatch_is_reduced() {
-    let Some(device) = harness::another() else { return };
-    let (mut inputs, mut count) = ((0, 0), 0);
-    for label in ["blk.1.attn_q", "blk.2.attn_q", "blk.3.ffn_gate", "blk.0.ffn_act", "output_norm"] {
-        let capsule = captured(&device, label);
-        for fault in [Fault::Nan, Fault::Overflow, Fault::WrongSign, Fault::OffByOne] {
-            let Some(kernel) = mutant(capsule.kernel, fault, 1) else { continue };
+/// Rows of a longer prompt, so that there is something to leave out.
+const LONG: usize = 40;
+
+/// Reduces mismatches of a device at some labels; each must lose nine tenths of its rows and outputs, and of its inputs.
+fn reduced(device: &Device, labels: &[&str], faults: &[Fault], most: usize) -> usize {
+    let model = model(device, Activations::Int8);
+    let prompt: Vec<u32> = (0..LONG as u32).map(|i| 1 + i * 7 % 300).collect();
+    let mut count = 0;
+    for label in labels {
+        let options = FindOptions { label: Some((*label).into()), ..FindOptions::default() };
+        let capsule = capture(&model, &prompt, &options, 0).expect("a prompt").expect("such a dispatch");
+        for &fault in faults {
+            let Some(kernel) = mutant(capsule.kernel, fault, 1).filter(|_| count < most) else { continue };
             let wrong = Capsule { kernel, ..capsule.clone() };
             let mut still = |capsule: &Capsule| {
-                let ran = capsule.run(&device).expect("it runs");
+                let ran = capsule.run(device).expect("it runs");
                 let outputs = judge(capsule, &ran.state, &capsule.meaning());
                 outputs.iter().any(|output| !output.wrong.is_empty())
             };
@@ -287,13 +328,49 @@ fn a_mismatch_is_reduced() {
                 continue;
             }
             let start = Instant::now();
-            let (small, done) = reduce(&wrong, &mut still, start + Duration::from_secs(20));
+            let (small, done) = reduce(&wrong, Shrink::Values, &mut still, start + Duration::from_secs(55));
+            let took = start.elapsed();
             assert!(still(&small), "{label} {fault:?}");
-            println!("{label} {fault:?}: {done:?} in {:?}", start.elapsed());
-            inputs = (inputs.0 + done.inputs.0, inputs.1 + done.inputs.1);
+            println!("{label} {fault:?}: {done:?} in {took:?}");
+            assert!(took.as_secs() <= 60, "{label} {fault:?}: {took:?}");
+            assert!(done.inputs.1 * 10 <= done.inputs.0, "{label} {fault:?}: {done:?}");
+            assert!(done.outputs.1 * 10 <= done.outputs.0, "{label} {fault:?}: {done:?}");
             count += 1;
         }
     }
-    println!("{count} cases: {} of {} inputs are left", inputs.1, inputs.0);
-    assert!(count >= 8 && inputs.1 * 10 <= inputs.0);
+    println!("{count} cases are reduced to a tenth or less");
+    count
+}
+
+const LABELS: &[&str] =
+    &["blk.1.attn_q", "blk.1.attn_norm", "blk.3.ffn_gate", "blk.0.ffn_act", "blk.1.ffn_norm", "blk.2.attn_v"];
+
+#[test]
+fn mismatches_are_reduced() {
+    let Some(device) = harness::another() else { return };
+    assert!(reduced(&device, &LABELS[..2], &[Fault::Nan, Fault::WRONG_SIGN, Fault::LostTerm], 4) >= 3);
+}
+
+#[test]
+#[ignore = "takes minutes; docs/measurements/faults.md has its numbers"]
+fn every_mismatch_is_reduced() {
+    let Some(device) = harness::another() else { return };
+    assert!(reduced(&device, LABELS, Fault::ALL, 40) >= 20);
+}
+
+#[test]
+fn a_hang_is_reduced_and_spirv_reduce_has_its_script() {
+    let Some(device) = harness::another() else { return };
+    let mut endless = case(&device, &captured(&device, "blk.0.attn_norm"));
+    endless.manifest.grid = [65535, 65535, 1];
+    endless.capsule.grid = endless.manifest.grid;
+    let (path, small) = (folder("hanging"), folder("hanging-small"));
+    endless.write(&path).expect("a case");
+    let (path, small) = (path.to_str().expect("UTF-8"), small.to_str().expect("UTF-8"));
+    let said = vkllm(&["repro", "reduce", path, "-o", small, "--timeout", "0.7", "--seconds", "8"]);
+    assert!(said.succeeds().out.contains("exit code 11"), "{said:?}");
+    let less = Case::read(Path::new(small), false).expect("it was written");
+    assert!(less.capsule.grid.iter().map(|n| u64::from(*n)).product::<u64>() < 65535 * 65535 / 2);
+    let script = std::fs::read_to_string(Path::new(small).join("interesting.sh")).expect("it was written");
+    assert!(script.contains("-eq 11") && script.contains("--timeout 0.7"), "{script}");
 }

@@ -4,6 +4,7 @@ mod case;
 mod doctor;
 mod find;
 mod mutate;
+mod replayed;
 
 use vkllm::{Activations, Device, Model, ModelOptions};
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::super::case::Case;
 use super::super::spirv;
-use super::{bound, is_float, start, title, tolerance};
+use super::{blocks_at, bound, is_float, start, title, tolerance};
 
 /// The program, but for what is the case's own.
 const PROGRAM: &str = include_str!("replay.c");
@@ -59,12 +59,13 @@ fn write_data(case: &Case, text: &mut String, module: &[u32]) -> std::fmt::Resul
     for (index, record) in case.manifest.pieces.iter().enumerate() {
         writeln!(
             text,
-            "{{{}u, {}u, in_runs_{index}, {}u, in_{index}, out_runs_{index}, {}u, want_{index}, {}, {:e}f}},",
+            "{{{}u, {}u, in_runs_{index}, {}u, in_{index}, out_runs_{index}, {}u, want_{index}, {}, {}u, {:e}f}},",
             record.words,
             start(case, index),
             record.runs.len(),
             record.written.len(),
-            u32::from(is_float(case, index)),
+            blocks_at(case, index).map_or(u32::from(is_float(case, index)), |_| 2),
+            blocks_at(case, index).unwrap_or(0),
             tolerance(case, index)
         )?;
     }

@@ -59,23 +59,28 @@ impl Tracker {
     }
 }
 
+/// What a driver made of the case's kernel.
+#[derive(Clone, Debug)]
+pub struct Code {
+    pub device: String,
+    pub driver: String,
+    pub executables: Vec<Executable>,
+}
+
 /// First words of an output that are shown.
 const SHOWN: usize = 8;
+/// Bytes of each machine code that are shown, so that trackers take the whole.
+const MOST_CODE: usize = 10 << 10;
 
-/// The text. `executables` are what the driver tells of the pipeline, if anything.
-pub fn issue(case: &Case, tracker: Tracker, executables: &[Executable]) -> String {
+/// The text. `codes` are what drivers tell of the pipeline, if anything.
+pub fn issue(case: &Case, tracker: Tracker, codes: &[Code]) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = write_issue(case, tracker, executables, &mut text);
+    let _ = write_issue(case, tracker, codes, &mut text);
     text
 }
 
-fn write_issue(
-    case: &Case,
-    tracker: Tracker,
-    executables: &[Executable],
-    text: &mut String,
-) -> std::fmt::Result {
+fn write_issue(case: &Case, tracker: Tracker, codes: &[Code], text: &mut String) -> std::fmt::Result {
     let manifest = &case.manifest;
     let device = &manifest.device;
     writeln!(
@@ -95,7 +100,7 @@ fn write_issue(
     writeln!(
         text,
         "## Reproduce\n\n```\nvkllm repro run CASE      # exit code 1: mismatch, 0: match\n```\n\n\
-                    Or without it: the attached Amber script, or `cc replay.c -o replay -lvulkan -lm && ./replay`.\n"
+                    Or without it: the attached Amber script, or `cc replay.c -o replay -ldl -lm && ./replay`.\n"
     )?;
     writeln!(text, "## Environment\n")?;
     let [major, minor, patch] = device.api;
@@ -141,15 +146,8 @@ fn write_issue(
             writeln!(text, "None on the device that captured it.")?;
         }
     }
-    for executable in executables {
-        writeln!(
-            text,
-            "\n## What the driver made of it: {} (subgroups of {})\n",
-            executable.name, executable.subgroup
-        )?;
-        for (name, value) in &executable.statistics {
-            writeln!(text, "* {name}: {value}")?;
-        }
+    for code in codes {
+        write_code(code, text)?;
     }
     writeln!(text, "\n## Files\n\nSHA-256:\n\n* shader.spv {}", manifest.spirv_sha256)?;
     for (index, piece) in manifest.pieces.iter().enumerate() {
@@ -164,4 +162,31 @@ fn write_issue(
          them."
     };
     writeln!(text, "\n{data}")
+}
+
+/// Statistics, and the last text, which is the machine code.
+fn write_code(code: &Code, text: &mut String) -> std::fmt::Result {
+    for executable in &code.executables {
+        writeln!(
+            text,
+            "\n## Made of it on {} ({}): {}, subgroups of {}\n",
+            code.device, code.driver, executable.name, executable.subgroup
+        )?;
+        let statistics: Vec<_> =
+            executable.statistics.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        writeln!(text, "{}", statistics.join(", "))?;
+        let Some((name, own)) = executable.texts.last() else { continue };
+        let mut shown = own.len().min(MOST_CODE);
+        while !own.is_char_boundary(shown) {
+            shown -= 1;
+        }
+        let cut = own[..shown].rfind('\n').filter(|_| shown < own.len()).unwrap_or(shown);
+        writeln!(text, "\n<details><summary>{name}</summary>\n\n```\n{}\n```\n", own[..cut].trim_end())?;
+        if cut < own.len() {
+            let lines = own[cut..].lines().filter(|line| !line.is_empty()).count();
+            writeln!(text, "{lines} more lines.\n")?;
+        }
+        writeln!(text, "</details>")?;
+    }
+    Ok(())
 }

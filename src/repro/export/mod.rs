@@ -6,7 +6,7 @@ mod issue;
 
 pub use amber::amber;
 pub use c::c;
-pub use issue::{Tracker, issue};
+pub use issue::{Code, Tracker, issue};
 
 use super::case::Case;
 
@@ -64,6 +64,16 @@ fn is_float(case: &Case, piece: usize) -> bool {
         _ => false,
     };
     writers.peek().is_some() && writers.all(|(binding, _)| float(binding.name))
+}
+
+/// The first word of blocks of int8 that are written to a piece, if nothing else is.
+fn blocks_at(case: &Case, piece: usize) -> Option<usize> {
+    let bound = case.capsule.kernel.bindings.iter().zip(&case.capsule.args);
+    let mut writers = bound.filter(|(binding, arg)| binding.access.writes() && arg.piece == piece);
+    match (writers.next(), writers.next()) {
+        (Some((binding, arg)), None) if binding.name == "y_q8" => Some(arg.at),
+        _ => None,
+    }
 }
 
 /// What floats of a piece may be off by.

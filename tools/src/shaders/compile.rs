@@ -59,13 +59,38 @@ fn compile_glsl(
         compiler.compile_into_spirv(text, shaderc::ShaderKind::Compute, path, "main", Some(&options))
     };
     let named = once(shaderc::OptimizationLevel::Zero)?;
-    let shipped = once(shaderc::OptimizationLevel::Performance)?;
+    let shipped = if is_safe(module) {
+        nameless(named.as_binary())
+    } else {
+        once(shaderc::OptimizationLevel::Performance)?.as_binary().to_vec()
+    };
     Ok(Compiled {
         named: named.as_binary().to_vec(),
-        shipped: shipped.as_binary().to_vec(),
+        shipped,
         used: BTreeMap::new(),
         warnings: named.get_warning_messages(),
     })
+}
+
+/// Whether it is shipped as it was before the optimiser.
+fn is_safe(module: &Module) -> bool {
+    module.axes.iter().any(|(axis, value)| axis == "WAY" && value == "safe")
+}
+
+/// A module without names and remarks on its source.
+fn nameless(module: &[u32]) -> Vec<u32> {
+    const HEADER: usize = 5;
+    // OpSourceContinued to OpLine.
+    let says = |word: u32| (2..=8).contains(&(word & 0xffff));
+    let (mut out, mut at) = (module[..HEADER].to_vec(), HEADER);
+    while let Some(&word) = module.get(at) {
+        let end = at + (word >> 16).max(1) as usize;
+        if !says(word) {
+            out.extend(&module[at..end.min(module.len())]);
+        }
+        at = end;
+    }
+    out
 }
 
 fn compile_wgsl(path: &str, text: &str) -> Result<Compiled> {

@@ -1,26 +1,22 @@
 //! `vkllm repro`: finds a wrong dispatch, captures it, runs it alone, reduces and exports it.
 
-use std::io::{self, IsTerminal, Read, Write};
+mod export;
+mod reduce;
+mod run;
+
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command as Process, Stdio};
-use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 
-use vkllm_runtime::{DeviceOptions, Executable, Inspector};
-
 use super::args::{DeviceArgs, ModelArgs};
-use super::{CHECK, Failure, INPUT, input, load};
-use crate::repro::{
-    Capsule, Case, FindOptions, Finding, Stage, Tracker, Verdict, has_ids, replay, synthetic,
-};
+use super::{CHECK, Failure, input, load};
+use crate::repro::{Capsule, Case, FindOptions, Finding, has_ids, synthetic};
 use crate::text::EncodeOptions;
 use crate::{Model, SamplerOptions, repro};
 
 /// Seed of made-up data.
 const SEED: u64 = 1;
-/// A child that was told to end is looked at this often.
-const POLL: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Args)]
 pub(super) struct ReproArgs {
@@ -41,7 +37,7 @@ enum ReproCommand {
                       failure or crash, 13 validation message, 125 not supported here."
     )]
     Run(RunArgs),
-    /// Make a case smaller while it is still a mismatch
+    /// Make a case smaller while its exit code stays
     Reduce(ReduceArgs),
     /// Write a case as others read it: an Amber script, a program in C, an issue
     Export(ExportArgs),
@@ -129,6 +125,12 @@ struct RunArgs {
     /// Without a child process
     #[arg(long, hide = true)]
     in_process: bool,
+    /// For tests: this call of the driver fails, counted from 1
+    #[arg(long, hide = true, value_name = "N")]
+    fail_call: Option<u64>,
+    /// And which of the errors it may return
+    #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
+    fail_how: usize,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -143,6 +145,9 @@ struct ReduceArgs {
     /// Seconds after which what was reached is written
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     seconds: f64,
+    /// Seconds until a run is taken for a hang
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    timeout: f64,
     /// Take SPIR-V that is not of this program
     #[arg(long)]
     raw: bool,
@@ -163,6 +168,15 @@ struct ExportArgs {
     /// Text of an issue, on standard output: mesa, nvidia, intel or moltenvk
     #[arg(long, value_name = "TRACKER")]
     issue: Option<String>,
+    /// Library that simulates AMD's kernel driver, for machine code of its chips [default: where Mesa installs it]
+    #[arg(long, value_name = "FILE")]
+    amd_shim: Option<PathBuf>,
+    /// Manifest of RADV of the same version [default: the installed one]
+    #[arg(long, value_name = "FILE")]
+    amd_driver: Option<PathBuf>,
+    /// Print what the driver makes of the kernel
+    #[arg(long, hide = true)]
+    code: bool,
     /// Take SPIR-V that is not of this program
     #[arg(long)]
     raw: bool,
@@ -174,10 +188,10 @@ pub(super) fn run(args: &ReproArgs) -> Result<(), Failure> {
     match &args.command {
         ReproCommand::Find(args) => find(args),
         ReproCommand::Capture(args) => capture(args),
-        ReproCommand::Run(args) if args.in_process => run_here(args),
-        ReproCommand::Run(args) => run_apart(args),
-        ReproCommand::Reduce(args) => reduce(args),
-        ReproCommand::Export(args) => export(args),
+        ReproCommand::Run(args) if args.in_process => run::here(args),
+        ReproCommand::Run(args) => run::apart(args),
+        ReproCommand::Reduce(args) => reduce::run(args),
+        ReproCommand::Export(args) => export::run(args),
     }
 }
 
@@ -344,219 +358,4 @@ fn save(
     let mut out = io::stdout().lock();
     writeln!(out, "{}: {} in {}", path.display(), capsule.kernel.name, capsule.label)?;
     Ok(())
-}
-
-/// What spirv-reduce asks: whether a smaller module is still a mismatch.
-const INTERESTING: &str = "#!/bin/sh\n\
-# spirv-reduce shader.spv -o reduced.spv -- ./interesting.sh\n\
-here=$(dirname \"$0\")\n\
-vkllm repro run \"$here\" --raw --shader \"$1\" >/dev/null 2>&1\n\
-test $? -eq 1\n";
-
-fn reduce(args: &ReduceArgs) -> Result<(), Failure> {
-    let case = Case::read(&args.case, args.raw).map_err(input)?;
-    let device = load::device(&args.device)?;
-    let limit = Duration::try_from_secs_f64(args.seconds)
-        .map_err(|_| input(format!("--seconds is {}; allowed are seconds above 0", args.seconds)))?;
-    let mut still = |capsule: &Capsule| {
-        // A smaller dispatch of a damaged case may be none that an operation is defined for.
-        let judged = std::panic::catch_unwind(|| {
-            let ran = capsule.run(&device).ok()?;
-            let outputs = repro::judge(capsule, &ran.state, &capsule.meaning());
-            Some(outputs.iter().any(|output| !output.wrong.is_empty()))
-        });
-        matches!(judged, Ok(Some(true)))
-    };
-    if !still(&case.capsule) {
-        return Err(Failure::Told(
-            "the case is no mismatch on this device; only mismatches are reduced".into(),
-            CHECK,
-        ));
-    }
-    let (capsule, done) = repro::reduce(&case.capsule, &mut still, Instant::now() + limit);
-    let mut smaller = Case::new(&capsule, device.caps(), case.manifest.finding);
-    smaller.manifest.synthetic = case.manifest.synthetic;
-    smaller.actual = Some(smaller.capsule.run(&device)?.state);
-    smaller.write(&args.output).map_err(input)?;
-    if args.output.is_dir() {
-        std::fs::write(args.output.join("interesting.sh"), INTERESTING)?;
-    }
-    let (inputs, outputs) = (done.inputs, done.outputs);
-    writeln!(
-        io::stdout().lock(),
-        "inputs that are not zero: {} of {}; rows and outputs: {} of {}; {} runs",
-        inputs.1,
-        inputs.0,
-        outputs.1,
-        outputs.0,
-        done.tries
-    )?;
-    Ok(())
-}
-
-fn export(args: &ExportArgs) -> Result<(), Failure> {
-    if args.amber.is_none() && args.c.is_none() && args.issue.is_none() {
-        return Err(input("say what to write: --amber FILE, --c FILE or --issue TRACKER"));
-    }
-    let case = Case::read(&args.case, args.raw).map_err(input)?;
-    let write = |path: &Path, bytes: &[u8]| {
-        std::fs::write(path, bytes).map_err(|error| input(format!("{}: {error}", path.display())))
-    };
-    if let Some(path) = &args.amber {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let (script, files) = repro::amber(&case, &stem).map_err(input)?;
-        write(path, script.as_bytes())?;
-        for (name, bytes) in files {
-            write(&path.with_file_name(name), &bytes)?;
-        }
-    }
-    if let Some(path) = &args.c {
-        write(path, repro::c(&case).map_err(input)?.as_bytes())?;
-    }
-    if let Some(name) = &args.issue {
-        let tracker = Tracker::ALL.into_iter().find(|tracker| tracker.name() == name).ok_or_else(|| {
-            let known = Tracker::ALL.map(Tracker::name).join(", ");
-            input(format!("--issue is \"{name}\"; allowed are {known}"))
-        })?;
-        let executables = executables(args, &case).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the driver tells nothing of the pipeline");
-            Vec::new()
-        });
-        io::stdout().lock().write_all(repro::issue(&case, tracker, &executables).as_bytes())?;
-    }
-    Ok(())
-}
-
-/// What the driver at hand makes of the case's kernel.
-fn executables(args: &ExportArgs, case: &Case) -> Result<Vec<Executable>, vkllm_runtime::Error> {
-    let selector = load::selector(args.device.device.as_deref());
-    let inspector = Inspector::open(&DeviceOptions { selector, ..DeviceOptions::default() })?;
-    let kernel = case.capsule.kernel;
-    let specs: Vec<_> =
-        kernel.specs.iter().zip(&case.capsule.specs).map(|(spec, value)| (spec.name, *value)).collect();
-    inspector.compile(kernel, &specs, false)
-}
-
-/// The child: its stages go to standard output, one per line, so that the parent knows where it hung.
-fn run_here(args: &RunArgs) -> Result<(), Failure> {
-    let tell = |stage: &str| {
-        let mut out = io::stdout().lock();
-        let _ = writeln!(out, "stage {stage}").and_then(|()| out.flush());
-    };
-    tell("read");
-    let module = args
-        .shader
-        .as_ref()
-        .map(|path| std::fs::read(path).map_err(|error| input(format!("{}: {error}", path.display()))));
-    let case = Case::read_with(&args.case, args.raw, module.transpose()?).map_err(input)?;
-    tell("open");
-    let device = match load::open(&args.device)? {
-        Ok(device) => device,
-        Err(error) => return conclude(args, &Verdict::Unsupported(error.to_string()), 0, None),
-    };
-    let subgroup = device.caps().subgroup;
-    if let Some(lanes) = case.capsule.spec("SG").filter(|lanes| *lanes != subgroup) {
-        let range = device.caps().subgroup_range;
-        if !(range.0..=range.1).contains(&lanes) {
-            let reason = format!("it needs subgroups of {lanes}, the device has {} to {}", range.0, range.1);
-            return conclude(args, &Verdict::Unsupported(reason), subgroup, None);
-        }
-    }
-    let replayed = replay(&device, &case, args.times, &mut |stage: Stage| tell(stage.name()));
-    conclude(args, &replayed.verdict, subgroup, Some((replayed.same_bits, replayed.deterministic)))
-}
-
-fn conclude(
-    args: &RunArgs,
-    verdict: &Verdict,
-    subgroup: u32,
-    runs: Option<(Option<bool>, bool)>,
-) -> Result<(), Failure> {
-    let sentence = verdict.sentence(subgroup);
-    let mut out = io::stdout().lock();
-    if args.json {
-        let object = serde_json::json!({
-            "code": verdict.code(),
-            "verdict": sentence,
-            "same_bits_as_captured": runs.and_then(|(same, _)| same),
-            "deterministic": runs.map(|(_, deterministic)| deterministic),
-        });
-        writeln!(out, "{object}")?;
-    } else {
-        writeln!(out, "{sentence}")?;
-        if let Some((same, deterministic)) = runs {
-            if let Some(same) = same {
-                writeln!(out, "the bits are {} of the capture", if same { "those" } else { "not those" })?;
-            }
-            if !deterministic {
-                writeln!(out, "the runs differ")?;
-            }
-        }
-    }
-    match verdict.code() {
-        0 => Ok(()),
-        code => Err(Failure::Told(sentence, code)),
-    }
-}
-
-/// The parent: it survives what the child does not.
-fn run_apart(args: &RunArgs) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::Told(format!("the child process: {error}"), INPUT);
-    let limit = Duration::try_from_secs_f64(args.timeout)
-        .map_err(|_| input(format!("--timeout is {}; allowed are seconds above 0", args.timeout)))?;
-    let mut child = Process::new(std::env::current_exe().map_err(failed)?)
-        .args(std::env::args_os().skip(1))
-        .arg("--in-process")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    let reader = |pipe: Option<Box<dyn Read + Send>>| {
-        std::thread::spawn(move || {
-            let mut text = Vec::new();
-            // What was read before the child ended is kept.
-            let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut text));
-            String::from_utf8_lossy(&text).into_owned()
-        })
-    };
-    let out = reader(child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
-    let err = reader(child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
-    let start = Instant::now();
-    let status = loop {
-        match child.try_wait().map_err(failed)? {
-            Some(status) => break Some(status),
-            None if start.elapsed() > limit => {
-                child.kill().map_err(failed)?;
-                child.wait().map_err(failed)?;
-                break None;
-            }
-            None => std::thread::sleep(POLL),
-        }
-    };
-    let text = out.join().unwrap_or_default();
-    let errors = err.join().unwrap_or_default();
-    let stage =
-        text.lines().filter_map(|line| line.strip_prefix("stage ")).next_back().unwrap_or("start").to_owned();
-    let verdict = match status.map(|status| (status.code(), status)) {
-        None => Verdict::Hang(format!("no end after {} s, at stage \"{stage}\"", args.timeout)),
-        Some((Some(code @ (0 | 1 | 2 | 3 | 10..=13 | 125)), _)) => {
-            let mut stdout = io::stdout().lock();
-            for line in text.lines().filter(|line| !line.starts_with("stage ")) {
-                writeln!(stdout, "{line}")?;
-            }
-            if code == 0 {
-                return Ok(());
-            }
-            let told = errors.lines().next_back().unwrap_or_default();
-            let told = told.strip_prefix("vkllm: ").unwrap_or(told);
-            return Err(Failure::Told(told.to_owned(), code as u8));
-        }
-        // A panic is ours, on a case that nobody should have written.
-        Some((Some(101), _)) => Verdict::BadCase(format!("it cannot be run, at stage \"{stage}\"")),
-        Some((_, status)) => {
-            Verdict::CompileFailure(format!("the driver crashed at stage \"{stage}\": {status}"))
-        }
-    };
-    conclude(args, &verdict, 0, None)
 }
