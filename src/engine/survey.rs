@@ -372,7 +372,8 @@ mod tests {
             let uses = pipelines(&caps).unwrap();
             for row in vkllm_shaders::table::ROWS {
                 // The engine's kernels quantise what they write; that one serves tests of the others. Probes measure.
-                let alone = row.op == "quantize" || row.op.starts_with("probe_");
+                // Those of the lowest rank stand in for kernels that a device computes wrongly.
+                let alone = row.op == "quantize" || row.op.starts_with("probe_") || row.rank == 1;
                 if alone || !(row.subgroup.0..=row.subgroup.1).contains(&subgroup) {
                     continue;
                 }

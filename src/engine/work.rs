@@ -119,6 +119,7 @@ pub(super) fn count(recording: &Recording, layout: &KvLayout) -> Vec<CommandWork
 }
 
 /// The work of some commands of a recording whose rows are those of one conversation: the first one's position, and how many.
+#[cfg(feature = "bench")]
 pub(crate) fn work_of(
     recording: &Recording,
     layout: &KvLayout,

@@ -3,7 +3,7 @@
 use vkllm_runtime::{Grid, View};
 use vkllm_shaders::ops;
 
-use super::linear::tile_rows;
+use super::linear::{Operand, operand, tile_rows};
 use super::{Recorder, Simple, Stack};
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -60,7 +60,7 @@ pub fn route(
     stack: &Stack,
 ) -> Result<Routing> {
     let assignments = r.rows * router.used;
-    let tile_rows = tile_rows(r, "expert_tiles", &stack.weight)?;
+    let tile_rows = tile_rows(r, "expert_tiles", &stack.weight, operand(r, &stack.weight))?;
     let tile_count = assignments.min(router.experts + assignments / tile_rows);
     let ids = r.floats("expert_ids", r.rows, router.used);
     let weights = r.floats("expert_weights", r.rows, router.used);
@@ -116,7 +116,7 @@ pub fn route(
 /// Errors: no kernel for the format on this device.
 pub fn route_heads(r: &mut Recorder<'_>, heads: u32, stack: &Stack) -> Result<Routing> {
     let assignments = r.rows * heads;
-    let tile_rows = tile_rows(r, "head_tiles", &stack.weight)?;
+    let tile_rows = tile_rows(r, "head_tiles", &stack.weight, Operand::Float)?;
     let tile_count = heads * r.rows.div_ceil(tile_rows);
     let tiles = r.floats("head_tiles", tile_count, 4);
     let order = r.floats("head_order", r.rows, heads);

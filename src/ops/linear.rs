@@ -46,7 +46,7 @@ pub(super) fn windows(tensor: &Tensor, max_binding: u64) -> Vec<Window> {
 
 /// The form of activations that a matrix is multiplied by.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Operand {
+pub(super) enum Operand {
     Float,
     Int8,
     Half,
@@ -72,7 +72,7 @@ impl Operand {
     }
 }
 
-fn operand(r: &Recorder<'_>, tensor: &Tensor) -> Operand {
+pub(super) fn operand(r: &Recorder<'_>, tensor: &Tensor) -> Operand {
     let allowed = |operand: Operand| {
         let is_own = |c: &&Candidate| {
             c.kernel.axis("FORMAT") == tensor.format.name && c.kernel.axis("ACT") == operand.axis()
@@ -274,10 +274,10 @@ pub struct Stack {
 }
 
 /// Rows that one tile of assignments has in the kernel for a stack.
-pub(super) fn tile_rows(r: &Recorder<'_>, label: &str, weight: &Tensor) -> Result<u32> {
+pub(super) fn tile_rows(r: &Recorder<'_>, label: &str, weight: &Tensor, operand: Operand) -> Result<u32> {
     let few = r.path == Path::Rows;
     let rows = if few { r.rows.min(MAX_ROWS) } else { r.rows };
-    Ok(tile_of(kernel_of(r, label, weight, operand(r, weight), (few, rows))?, rows, r.caps).rows)
+    Ok(tile_of(kernel_of(r, label, weight, operand, (few, rows))?, rows, r.caps).rows)
 }
 
 /// Dispatches that multiply stacks of one shape: the view, its first expert and their number, and whether the second
