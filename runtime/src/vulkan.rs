@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ash::vk;
 use gpu_allocator::vulkan::{Allocator, AllocatorCreateDesc};
 
-use crate::caps::Caps;
+use crate::caps::{Caps, Need};
 use crate::device::DeviceOptions;
 use crate::error::Error;
 use crate::fault::{self, Faults};
@@ -45,6 +45,10 @@ const EXECUTABLES: &CStr = ash::khr::pipeline_executable_properties::NAME;
 /// Readings of a clock of which the closest counts.
 const READINGS: usize = 8;
 const LAYER: &CStr = c"VK_LAYER_KHRONOS_validation";
+
+/// Extensions that layers know from this version of Vulkan on.
+const RECENT: [&CStr; 2] = [ash::khr::cooperative_matrix::NAME, ash::ext::frame_boundary::NAME];
+const RECENT_SINCE: u32 = vk::make_api_version(0, 1, 3, 261);
 
 /// An open device. Everything that holds Vulkan objects keeps it alive.
 pub(crate) struct Context {
@@ -194,10 +198,21 @@ pub(crate) struct Opened {
     messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     /// Commands can be named.
     names: bool,
+    /// Vulkan's version that the validation layer was written for, where it is on.
+    layer: Option<u32>,
     log: Box<Log>,
 }
 
 impl Opened {
+    /// Takes from a device what is newer than the layer, which would report it as an error.
+    fn known_to_layer(&self, caps: &mut Caps, extensions: &mut Vec<&'static CStr>) {
+        if self.layer.is_some_and(|version| version < RECENT_SINCE) {
+            extensions.retain(|name| !RECENT.contains(name));
+            caps.has.retain(|need| *need != Need::CooperativeMatrix);
+            caps.matrix = None;
+        }
+    }
+
     pub(crate) fn destroy(self) {
         // SAFETY: no device was created from the instance.
         unsafe {
@@ -236,13 +251,16 @@ pub(crate) fn open_instance(validation: Validation, names: bool) -> Result<Opene
         extensions.push(ash::khr::portability_enumeration::NAME.as_ptr());
         flags |= vk::InstanceCreateFlags::ENUMERATE_PORTABILITY_KHR;
     }
+    let mut layer = None;
     let mut enables = Vec::new();
     let mut disables = Vec::new();
     if validation != Validation::Off {
-        if !available.iter().any(|layer| layer.layer_name_as_c_str() == Ok(LAYER)) {
+        let found = available.iter().find(|layer| layer.layer_name_as_c_str() == Ok(LAYER));
+        let Some(found) = found else {
             let device = "the Vulkan loader".to_owned();
             return Err(Error::Incapable { device, what: "the layer VK_LAYER_KHRONOS_validation" });
-        }
+        };
+        layer = Some(found.spec_version);
         layers.push(LAYER.as_ptr());
         extensions.push(ash::ext::validation_features::NAME.as_ptr());
         match validation {
@@ -296,12 +314,12 @@ pub(crate) fn open_instance(validation: Validation, names: bool) -> Result<Opene
         match unsafe { ext.create_debug_utils_messenger(&messenger_info(), None) } {
             Ok(handle) => messenger = Some((ext, handle)),
             Err(result) => {
-                Opened { entry, instance, messenger, names, log }.destroy();
+                Opened { entry, instance, messenger, names, layer, log }.destroy();
                 return Err(failed("vkCreateDebugUtilsMessengerEXT")(result));
             }
         }
     }
-    Ok(Opened { entry, instance, messenger, names, log })
+    Ok(Opened { entry, instance, messenger, names, layer, log })
 }
 
 impl Context {
@@ -318,6 +336,7 @@ impl Context {
             }
         };
         options.restrict(&mut caps);
+        opened.known_to_layer(&mut caps, &mut extensions);
         extensions.retain(|name| inspect || *name != EXECUTABLES);
         if let Some(size) = options.subgroup {
             if size.is_power_of_two() && (caps.subgroup_range.0..=caps.subgroup_range.1).contains(&size) {
