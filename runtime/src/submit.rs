@@ -21,7 +21,7 @@ pub struct Calls {
     pub recorded: u64,
     /// `vkQueueSubmit2`.
     pub submits: u64,
-    /// `vkWaitSemaphores`.
+    /// Times that the host waited for submissions, in however many steps.
     pub waits: u64,
     /// Ends of runs that debuggers were told of, with `VK_EXT_frame_boundary`.
     pub frames: u64,
@@ -119,8 +119,8 @@ impl Timeline {
         let info = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);
         let mut since = Instant::now();
         let mut words = Vec::new();
+        self.waits.fetch_add(1, Ordering::Relaxed);
         loop {
-            self.waits.fetch_add(1, Ordering::Relaxed);
             // SAFETY: the semaphore is alive.
             match unsafe { self.context.device.wait_semaphores(&info, 1_000_000_000) } {
                 Ok(()) => {
