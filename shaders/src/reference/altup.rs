@@ -5,7 +5,7 @@ use vkllm_runtime::Call;
 
 use crate::ops::altup::Push;
 
-/// x[j] += Σ c[j][i] x[i], or x[j] += (1 + c[j]) (computed - x[active]), c = C · tanh(logits); y is the active stream.
+/// `x[j] += Σ c[j][i] x[i]`, or `x[j] += (1 + c[j]) (computed - x[active])`, c = C · tanh(logits); y is the active stream.
 pub fn altup(call: &Call<'_>) {
     let push = call.push::<Push>();
     let spec = |name| call.spec(name).unwrap_or(0) as usize;

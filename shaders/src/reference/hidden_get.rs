@@ -7,7 +7,7 @@ use crate::ops::hidden_get::Push;
 /// Bit of a row's flags: the hidden row before it is not in the ring.
 pub const ROW_BARE: u32 = 4;
 
-/// y[row] = hidden[session of the row][(position - 1) modulo the ring]; zeros at position 0 and where it is not known.
+/// `y[row]` = hidden[session of the row][(position - 1) modulo the ring]; zeros at position 0 and where it is not known.
 pub fn hidden_get(call: &Call<'_>) {
     let push = call.push::<Push>();
     let (rows, hidden, y) = (call.arg("rows"), call.arg("hidden"), call.arg("y"));

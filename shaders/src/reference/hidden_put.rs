@@ -4,7 +4,7 @@ use vkllm_runtime::Call;
 
 use crate::ops::hidden_put::Push;
 
-/// hidden[session of the row][position modulo the ring] = x[row].
+/// hidden[session of the row][position modulo the ring] = `x[row]`.
 pub fn hidden_put(call: &Call<'_>) {
     let push = call.push::<Push>();
     let (rows, x, hidden) = (call.arg("rows"), call.arg("x"), call.arg("hidden"));
